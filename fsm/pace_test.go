@@ -1,0 +1,79 @@
+package fsm
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestPace: with a disk that stores less than what comes, memory does not fill
+// up, and no batch waits for long.
+func TestPace(t *testing.T) {
+	cfg, err := Config{Dir: "x"}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const stores, batch = 20 << 20, 100 << 10 // bytes a second, bytes a batch
+	p := newPace(cfg)
+	var unstored, longest, total float64
+	for range 10_000 {
+		unstored += batch
+		pause := p.pause(int64(unstored), stores)
+		took := pause + 500*time.Microsecond // the batch itself: ten times what is stored
+		unstored = max(0, unstored-took.Seconds()*stores)
+		p.was = int64(unstored)
+		longest, total = max(longest, pause.Seconds()), total+took.Seconds()
+	}
+	if int64(unstored) >= cfg.MaxDirtyBytes || int64(unstored) <= 2*cfg.CheckpointBytes {
+		t.Errorf("%.0f MiB are unstored in the end", unstored/(1<<20))
+	}
+	if longest > 0.02 {
+		t.Errorf("a batch waited for %.3f s", longest)
+	}
+	if rate := 10_000 * batch / total; rate < 0.9*stores {
+		t.Errorf("%.0f bytes/s were applied, %d could be stored", rate, stores)
+	}
+}
+
+func TestPaceBounds(t *testing.T) {
+	p := pace{from: 100, to: 200}
+	for i, c := range []struct {
+		unstored, perSecond int64
+		want                time.Duration
+	}{
+		{100, 1000, 0}, {150, 10_000, 5 * time.Millisecond}, {120, 1000, 0}, {160, 0, 0}, {170, 1000, 14 * time.Millisecond}, {199, 1, longestPause},
+	} {
+		if got := p.pause(c.unstored, c.perSecond); got != c.want {
+			t.Errorf("%d: %v, want %v", i, got, c.want)
+		}
+	}
+	if got := (&pace{from: 100, to: 100}).pause(150, 1); got != 0 {
+		t.Errorf("no room to slow down in: %v", got)
+	}
+}
+
+// TestWanted: what only appends is stored in small pieces, other changes in large ones.
+func TestWanted(t *testing.T) {
+	f := start(t, Config{CheckpointBytes: 80_000, CheckpointEvery: time.Hour})
+	f.due.Store(80_000)
+	for _, c := range []struct {
+		messages, users, read int
+		wanted                bool
+	}{
+		{messages: 8}, {messages: 12, wanted: true}, {messages: 12, users: 1, wanted: true}, {messages: 12, read: 1, wanted: true},
+		{messages: 12, users: 8}, {messages: 12, read: 8}, {messages: 85, users: 80, wanted: true}, {users: 300},
+		{users: 80_000/costChange + 1, wanted: true},
+	} {
+		g := newGeneration(1)
+		for i := range c.messages {
+			g.mail.add(uint64(i), head{}, strings.Repeat("x", 1000))
+		}
+		for range c.users {
+			g.change(&account{})
+		}
+		g.read = make([]uint64, c.read)
+		if got := f.wanted(g); got != c.wanted {
+			t.Errorf("%+v: wanted %v", c, got)
+		}
+	}
+}
