@@ -19,15 +19,24 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestMain is also the program that uses the disk.
+// TestMain is also the program that uses the disk, and the one that looks at what
+// is left: a damaged database can crash who reads it.
 func TestMain(m *testing.M) {
-	if path := os.Getenv("FAULTFS_TEST_DB"); path != "" {
-		if err := program(path, os.Getenv("FAULTFS_TEST_NOSYNC") != ""); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
+	path := os.Getenv("FAULTFS_TEST_DB")
+	if path == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	var err error
+	if upTo := os.Getenv("FAULTFS_TEST_UPTO"); upTo != "" {
+		err = holds(path, upTo)
+	} else {
+		err = program(path, os.Getenv("FAULTFS_TEST_NOSYNC") != "")
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // program puts one key after the other into a bbolt database, which maps its file
@@ -96,8 +105,11 @@ func databases(t *testing.T, tries int, noSync bool) (lost int) {
 		if err := d.PowerLoss(rng).CopyTo(dir); err != nil {
 			t.Fatal(err)
 		}
-		if err := holds(filepath.Join(dir, "db"), said); err != nil {
-			t.Logf("try %d, sync %v: %v", i, !noSync, err)
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "FAULTFS_TEST_DB="+filepath.Join(dir, "db"), "FAULTFS_TEST_UPTO="+strconv.Itoa(said))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			why, _, _ := strings.Cut(string(out), "\n")
+			t.Logf("try %d, sync %v: %v: %s", i, !noSync, err, why)
 			lost++
 		}
 	}
@@ -144,24 +156,22 @@ func killed(t *testing.T, noSync bool, changes int) (said int, d *Disk) {
 }
 
 // holds wants a database to be in order and to have all keys up to one.
-func holds(path string, upTo int) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%v", r)
-		}
-	}()
+func holds(path, upTo string) error {
+	last, err := strconv.Atoi(upTo)
+	if err != nil {
+		return err
+	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	if err != nil {
 		return err
 	}
-	defer db.Close()
 	return db.View(func(tx *bbolt.Tx) error {
 		for err := range tx.Check() {
-			return err
+			return err // the rest is never read, so the database stays open
 		}
-		for i := range upTo + 1 {
+		for i := range last + 1 {
 			if b := tx.Bucket([]byte("b")); b == nil || b.Get(binary.BigEndian.AppendUint64(nil, uint64(i))) == nil {
-				return fmt.Errorf("key %d of %d is missing", i, upTo)
+				return fmt.Errorf("key %d of %d is missing", i, last)
 			}
 		}
 		return nil
