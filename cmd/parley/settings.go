@@ -106,7 +106,7 @@ func (c *clientSettings) add(f *pflag.FlagSet) {
 	f.IntVar(&c.maxConnsPerUser, "max-conns-per-user", 1024, "most framed connections of this node that have logged in as one user; 0: no such limit")
 	f.IntVar(&c.maxHandshakes, "max-handshakes", 2000, "most TLS handshakes of clients a second, and five times as many at once; further ones wait; 0: no such limit")
 	f.IntVar(&c.maxHandshakesPerIP, "max-handshakes-per-ip", 1000, "the same for clients of one address, whose further connections are closed; 0: no such limit")
-	f.IntVar(&c.maxCommands, "max-commands", 1024, "most commands of all clients of this node under way; beyond, connections take turns")
+	f.IntVar(&c.maxCommands, "max-commands", 4096, "most commands of all clients of this node under way; beyond, connections take turns")
 	f.IntVar(&c.maxWatches, "max-watches-per-user", 128, "most connections of this node that watch one user's mailbox")
 	f.IntVar(&c.sendsPerUser, "max-sends-per-user", 2000, "most messages a second of one user who has logged in by this node, and at once; 0: no such limit")
 	f.IntVar(&c.sessionsPerUser, "max-sessions-per-user", 10_000, "most open sessions of one user who has logged in, in the cluster; 0: no such limit")

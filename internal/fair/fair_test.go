@@ -54,8 +54,8 @@ func TestGateIsFair(t *testing.T) {
 				t.Errorf("flow %d was served %d times, its share is %d", i, n, share)
 			}
 		}
-		if g.in != 0 || g.Waiting() != 0 {
-			t.Errorf("%d are in, %d wait", g.in, g.Waiting())
+		if g.in.Load() != 0 || g.Waiting() != 0 {
+			t.Errorf("%d are in, %d wait", g.in.Load(), g.Waiting())
 		}
 	})
 }
@@ -86,7 +86,7 @@ func TestGateAdapts(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		g.mu.Lock()
-		if size := g.size; size < 100 || size > 300 { // 25 ms are 250
+		if size := g.size.Load(); size < 100 || size > 300 { // 25 ms are 250
 			t.Errorf("with a crowd the bound is %d", size)
 		}
 		g.mu.Unlock()
@@ -101,8 +101,8 @@ func TestGateAdapts(t *testing.T) {
 			time.Sleep(2 * look)
 			pass.Leave()
 		}
-		if g.size != most || g.in != 0 || g.Waiting() != 0 {
-			t.Errorf("at rest the bound is %d, %d are in, %d wait", g.size, g.in, g.Waiting())
+		if g.size.Load() != most || g.in.Load() != 0 || g.Waiting() != 0 {
+			t.Errorf("at rest the bound is %d, %d are in, %d wait", g.size.Load(), g.in.Load(), g.Waiting())
 		}
 	})
 }
@@ -131,8 +131,8 @@ func TestGateGivenUp(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if g.in != 0 || g.Waiting() != 0 {
-		t.Errorf("%d are in, %d wait", g.in, g.Waiting())
+	if g.in.Load() != 0 || g.Waiting() != 0 {
+		t.Errorf("%d are in, %d wait", g.in.Load(), g.Waiting())
 	}
 	var none *Gate
 	pass, err := none.Enter(t.Context(), nil, true)

@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,19 +19,24 @@ import (
 // While a crowd waits, the bound follows the time that commands take: what is
 // under way is a line too, in which all are equal, and it is kept short.
 //
+// While nobody waits and the bound is at its most, entering and leaving are a step
+// of a counter each, and flows are not told apart.
+//
 // Safe for concurrent use; it owns no goroutine. At most one Enter for each
 // waiting goroutine is remembered.
 type Gate struct {
-	most int
+	most int64
+
+	in      atomic.Int64 // under way
+	size    atomic.Int64 // the bound at present; changed under mu
+	waiting atomic.Int64 // in the line or about to be; changed under mu
 
 	mu    sync.Mutex
-	size  int    // the bound at present
-	in    int    // under way
 	now   uint64 // virtual time, in rounds: the start of the last that was let in
 	count uint64 // of those who had to wait, for their order among equals
 	line  line
 
-	sample struct { // since the bound was last looked at
+	sample struct { // since the bound was last looked at, of those who had to wait
 		since time.Time
 		took  time.Duration
 		n     int
@@ -57,7 +63,7 @@ type Flow struct {
 // Pass is the permission to have a command under way.
 type Pass struct {
 	g     *Gate
-	since time.Time
+	since time.Time // zero: it did not have to wait
 }
 
 // turn is one who waits.
@@ -68,25 +74,30 @@ type turn struct {
 }
 
 // NewGate returns a gate for at most so many commands.
-func NewGate(most int) *Gate { return &Gate{most: most, size: most, now: credit} }
+func NewGate(most int) *Gate {
+	g := &Gate{most: int64(most), now: credit}
+	g.size.Store(g.most)
+	return g
+}
 
 // Enter waits until one more command of the flow may be under way, or ctx ends.
 // backlog says that the flow had this command ready when it was done with the one
 // before. Each success is followed by a Leave. A nil gate lets everybody in.
 func (g *Gate) Enter(ctx context.Context, f *Flow, backlog bool) (Pass, error) {
-	if g == nil {
-		return Pass{}, nil
+	if g == nil || g.waiting.Load() == 0 && g.enter() {
+		return Pass{g: g}, nil
 	}
 	g.mu.Lock()
+	g.waiting.Add(1) // from here on, who leaves looks at the line
+	if len(g.line) == 0 && g.enter() {
+		g.waiting.Add(-1)
+		g.mu.Unlock()
+		return Pass{g: g}, nil
+	}
 	start := max(f.next, g.now)
 	f.next = start + 1
 	if !backlog {
 		start = g.now - credit
-	}
-	if g.in < g.size && len(g.line) == 0 {
-		g.in++
-		g.mu.Unlock()
-		return Pass{g, time.Now()}, nil
 	}
 	t := &turn{start: start, order: g.count, come: make(chan struct{})}
 	g.count++
@@ -101,9 +112,23 @@ func (g *Gate) Enter(ctx context.Context, f *Flow, backlog bool) (Pass, error) {
 	defer g.mu.Unlock()
 	if t.place >= 0 {
 		heap.Remove(&g.line, t.place)
+		g.waiting.Add(-1)
 		return Pass{}, context.Cause(ctx)
 	}
 	return Pass{g, time.Now()}, nil // let in at the same moment
+}
+
+// enter lets one in if there is room.
+func (g *Gate) enter() bool {
+	for {
+		in := g.in.Load()
+		if in >= g.size.Load() {
+			return false
+		}
+		if g.in.CompareAndSwap(in, in+1) {
+			return true
+		}
+	}
 }
 
 // Leave says that the command is not under way any more.
@@ -112,18 +137,23 @@ func (p Pass) Leave() {
 	if g == nil {
 		return
 	}
+	g.in.Add(-1) // before the look at the line: who has joined it since has seen this
+	if g.waiting.Load() == 0 && g.size.Load() == g.most {
+		return
+	}
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.in--
-	g.sample.took += now.Sub(p.since)
-	g.sample.n++
+	if !p.since.IsZero() {
+		g.sample.took += now.Sub(p.since)
+		g.sample.n++
+	}
 	if now.Sub(g.sample.since) > look {
 		g.adapt(now)
 	}
-	for g.in < g.size && len(g.line) > 0 {
+	for len(g.line) > 0 && g.enter() {
 		t, _ := heap.Pop(&g.line).(*turn)
-		g.in++
+		g.waiting.Add(-1)
 		g.now = max(g.now, t.start)
 		close(t.come)
 	}
@@ -131,15 +161,16 @@ func (p Pass) Leave() {
 
 // adapt sets the bound. mu is held.
 func (g *Gate) adapt(now time.Time) {
-	took := g.sample.took / time.Duration(g.sample.n)
+	size, took := g.size.Load(), g.sample.took/time.Duration(max(g.sample.n, 1))
 	switch {
 	case len(g.line) < crowd:
-		g.size = min(g.most, 2*g.size)
+		size = min(g.most, 2*size)
 	case took > goal:
-		g.size = max(min(least, g.most), g.size*7/8)
+		size = max(min(least, g.most), size*7/8)
 	case took < goal/2:
-		g.size = min(g.most, g.size+g.size/16+1)
+		size = min(g.most, size+size/16+1)
 	}
+	g.size.Store(size)
 	g.sample.since, g.sample.took, g.sample.n = now, 0, 0
 }
 
