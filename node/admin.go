@@ -34,8 +34,21 @@ func (n *Node) Remove(ctx context.Context, name string) error {
 	return n.atLeader(ctx, callRemove, adminRequest{Name: name})
 }
 
-// atLeader carries a request out here, or has the leader do so.
+// atLeader carries a request out here, or has the leader do so. While nobody is
+// known to lead, or who was asked does not know yet that it does, it tries again
+// for as long as an election may take.
 func (n *Node) atLeader(ctx context.Context, method string, a adminRequest) error {
+	election, cancel := context.WithTimeout(ctx, n.roundTimeout())
+	defer cancel()
+	for {
+		err := n.tryAtLeader(ctx, method, a)
+		if a.PassedOn || parley.CodeOf(err) != parley.CodeNotLeader || !pause.For(election, tick/4) {
+			return err
+		}
+	}
+}
+
+func (n *Node) tryAtLeader(ctx context.Context, method string, a adminRequest) error {
 	l := n.leader.Load()
 	switch {
 	case l.Self && method == callRemove:

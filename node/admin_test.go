@@ -104,6 +104,24 @@ func TestRemoveKeepsQuorum(t *testing.T) {
 	must(t, leader, parley.CreateUser{Name: "anna"})
 }
 
+// Who does not know yet who leads, that it leads itself for example, is no reason
+// to refuse what an administrator wants.
+func TestAdminWaitsForTheLeader(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	for _, who := range []string{"the leader", "a follower", "both"} {
+		leader, asked := c.leader(), c.follower()
+		if who != "a follower" {
+			leader.leader.Store(&leadership{changed: make(chan struct{})})
+		}
+		if who != "the leader" {
+			asked.leader.Store(&leadership{changed: make(chan struct{})})
+		}
+		if err := asked.HandOver(deadline(t, patience), asked.cfg.Name); err != nil {
+			t.Errorf("%s did not know: %v", who, err)
+		}
+	}
+}
+
 func TestHandOver(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	for range 2 {
