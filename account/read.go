@@ -135,8 +135,25 @@ func (s *service) behind(concerns string, inc parley.Incarnation) error {
 type watch struct {
 	s    *service
 	user string // whose mail it is, "" for the user's that has logged in
-	end  context.CancelCauseFunc
 	seen uint64 // revision at which it was last found to be allowed, plus 1; of the one who yields
+
+	ctx   context.Context
+	end   context.CancelCauseFunc // of ctx
+	yield func(parley.Message, error) bool
+}
+
+// show yields a message if that is still allowed.
+func (w *watch) show(m parley.Message, err error) bool {
+	if err == nil {
+		if revision := w.s.g.cluster.Revision(); w.seen != revision+1 || !w.s.expires.IsZero() {
+			if err = w.check(); err == nil {
+				w.seen = revision + 1
+			}
+		}
+	} else if ended(w.ctx) {
+		err = context.Cause(w.ctx)
+	}
+	return w.yield(m, err) && err == nil
 }
 
 // check says why the watch is not allowed any more, nil if it is.
@@ -148,37 +165,48 @@ func (w *watch) check() error {
 // yielded; and while none comes, the guard looks now and then.
 func (s *service) Watch(ctx context.Context, user string, after parley.Cursor) iter.Seq2[parley.Message, error] {
 	return func(yield func(parley.Message, error) bool) {
-		refusal, concerns := s.permitReading(user)
-		if refusal.Code == parley.CodeOK && concerns == "" && !s.pin(&after) {
-			refusal = refuseStale
+		if w := s.newWatch(ctx, user, &after, yield); w != nil {
+			defer w.leave()
+			s.g.cluster.Watch(w.ctx, user, after)(w.show)
 		}
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		w := &watch{s: s, user: concerns, end: cancel}
-		err := refusal.Err()
-		if err == nil {
-			err = w.check()
-		}
-		if err != nil {
-			yield(parley.Message{}, err)
-			return
-		}
-		s.g.join(w)
-		defer s.g.leave(w)
-		for m, err := range s.g.cluster.Watch(ctx, user, after) {
-			if err == nil {
-				if revision := s.g.cluster.Revision(); w.seen != revision+1 || !s.expires.IsZero() {
-					if err = w.check(); err == nil {
-						w.seen = revision + 1
-					}
-				}
-			} else if ended(ctx) {
-				err = context.Cause(ctx)
-			}
-			if !yield(m, err) || err != nil {
-				return
-			}
-		}
+	}
+}
+
+// newWatch begins the watch of a user's mail, or yields why that is not allowed. Most
+// watches wait all the time; what is needed here only is not on their stacks then.
+//
+//go:noinline
+func (s *service) newWatch(ctx context.Context, user string, after *parley.Cursor, yield func(parley.Message, error) bool) *watch {
+	refusal, concerns := s.permitReading(user)
+	if refusal.Code == parley.CodeOK && concerns == "" && !s.pin(after) {
+		refusal = refuseStale
+	}
+	w := &watch{s: s, user: concerns, yield: yield}
+	err := refusal.Err()
+	if err == nil {
+		err = w.check()
+	}
+	if err != nil {
+		yield(parley.Message{}, err)
+		return nil
+	}
+	w.ctx, w.end = context.WithCancelCause(ctx)
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	if s.g.watches[w] = struct{}{}; len(s.g.watches) == 1 {
+		s.g.sweeper = time.AfterFunc(s.g.cfg.Sweep, s.g.sweep)
+	}
+	return w
+}
+
+// leave ends it.
+func (w *watch) leave() {
+	w.end(nil)
+	g := w.s.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if delete(g.watches, w); len(g.watches) == 0 {
+		g.sweeper.Stop()
 	}
 }
 
@@ -186,23 +214,6 @@ func (s *service) Watch(ctx context.Context, user string, after parley.Cursor) i
 func ended(ctx context.Context) bool {
 	err := context.Cause(ctx)
 	return err != nil && parley.CodeOf(err).IsAnswer()
-}
-
-// join has a watch looked after.
-func (g *Guard) join(w *watch) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.watches[w] = struct{}{}; len(g.watches) == 1 {
-		g.sweeper = time.AfterFunc(g.cfg.Sweep, g.sweep)
-	}
-}
-
-func (g *Guard) leave(w *watch) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if delete(g.watches, w); len(g.watches) == 0 {
-		g.sweeper.Stop()
-	}
 }
 
 // sweep ends the watches that are not allowed any more, and comes again as long as

@@ -10,22 +10,16 @@ import (
 
 // watch subscribes first, then finds a point in the log that covers everything
 // acknowledged so far, then shows what is in the mailbox, then what comes: so
-// there is neither a gap nor a repetition. It runs on the caller's goroutine.
+// there is neither a gap nor a repetition. It runs on the caller's goroutine, and
+// while it waits, as most watches do all the time, little is on the stack.
 func (n *Node) watch(ctx context.Context, user string, after parley.Cursor, forward bool) iter.Seq2[parley.Message, error] {
 	return func(yield func(parley.Message, error) bool) {
-		key, _, err := fsm.Fold(user)
-		if err != nil {
-			yield(parley.Message{}, noSuchUser(user))
-			return
+		w, err := n.joinHub(ctx, user, forward)
+		if w != nil {
+			defer n.hub.unsubscribe(w)
 		}
-		w, err := n.hub.subscribe(key)
 		if err != nil {
-			yield(parley.Message{}, err)
-			return
-		}
-		defer n.hub.unsubscribe(w)
-		if err := n.readPoint(ctx, forward); err != nil {
-			yield(parley.Message{}, err)
+			fail(yield, err)
 			return
 		}
 		v := &view{n: n, user: user, at: after, yield: yield}
@@ -35,7 +29,7 @@ func (n *Node) watch(ctx context.Context, user string, after parley.Cursor, forw
 			}
 			var events []fsm.Event
 			if events, missed, err = w.next(ctx, n); err != nil {
-				yield(parley.Message{}, err)
+				fail(yield, err)
 				return
 			}
 			for i := 0; i < len(events) && !missed; i++ {
@@ -47,6 +41,27 @@ func (n *Node) watch(ctx context.Context, user string, after parley.Cursor, forw
 		}
 	}
 }
+
+// joinHub subscribes to a user's mail and finds a point in the log behind all that
+// has been acknowledged. Who gets a watcher unsubscribes it, also after an error.
+//
+//go:noinline
+func (n *Node) joinHub(ctx context.Context, user string, forward bool) (*watcher, error) {
+	key, _, err := fsm.Fold(user)
+	if err != nil {
+		return nil, noSuchUser(user)
+	}
+	w, err := n.hub.subscribe(key)
+	if err != nil {
+		return nil, err
+	}
+	return w, n.readPoint(ctx, forward)
+}
+
+// fail ends a watch.
+//
+//go:noinline
+func fail(yield func(parley.Message, error) bool, err error) { yield(parley.Message{}, err) }
 
 // view is how far a watch has come.
 type view struct {
