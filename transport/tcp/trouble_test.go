@@ -172,6 +172,7 @@ func TestWatchRefused(t *testing.T) {
 	w.run(parley.CreateUser{Name: "u"})
 	c := w.dial()
 	c.ask("connect", "u", "ok")
+	w.eventually("the watch is there", func() bool { return w.fake.Watches() == 1 }) // ok is said before
 	w.fake.EndWatches(parley.Errorf(parley.CodeUnsupported, ""))
 	c.gone()
 }
