@@ -182,6 +182,7 @@ func (s *service) newWatch(ctx context.Context, user string, after *parley.Curso
 		refusal = refuseStale
 	}
 	w := &watch{s: s, user: concerns, yield: yield}
+	revision := s.g.cluster.Revision()
 	err := refusal.Err()
 	if err == nil {
 		err = w.check()
@@ -193,6 +194,9 @@ func (s *service) newWatch(ctx context.Context, user string, after *parley.Curso
 	w.ctx, w.end = context.WithCancelCause(ctx)
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
+	if s.g.swept > revision+1 { // a sweep has missed it
+		s.g.swept = 0
+	}
 	if s.g.watches[w] = struct{}{}; len(s.g.watches) == 1 {
 		s.g.sweeper = time.AfterFunc(s.g.cfg.Sweep, s.g.sweep)
 	}

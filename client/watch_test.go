@@ -26,7 +26,9 @@ func TestWatchResumes(t *testing.T) {
 	c := open(t, Config{Servers: cl.addrs()})
 	s := c.Session()
 	must(t, s, parley.CreateUser{Name: "bob"})
+	sent := make(chan struct{})
 	go func() {
+		defer close(sent)
 		for i, body := range numbers(n) {
 			if _, err := s.Do(testContext(t), parley.Send{To: "bob", Body: body}); err != nil {
 				t.Error(err)
@@ -52,6 +54,7 @@ func TestWatchResumes(t *testing.T) {
 			break
 		}
 	}
+	<-sent // the last message may come before the answer to its sender
 	if !slices.Equal(got, numbers(n)) {
 		t.Errorf("got %v", got)
 	}

@@ -171,13 +171,31 @@ func must(t testing.TB, s parley.Service, c parley.Command) parley.Result {
 	return r
 }
 
+// announced waits until all members have the whole table.
+func (c *cluster) announced() {
+	c.t.Helper()
+	eventually(c.t, patience, "the table on all members", func() bool {
+		for _, n := range c.all() {
+			if len(n.fsm.Members()) != len(c.names) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // inbox reads all of a mailbox.
 func inbox(t *testing.T, s parley.Service, user string) []parley.Message {
 	t.Helper()
 	var all []parley.Message
 	q := parley.Inbox{User: user}
+	ctx := deadline(t, patience)
 	for {
-		r, err := s.Get(deadline(t, patience), q)
+		r, err := s.Get(ctx, q)
+		if err != nil && parley.CodeOf(err).Retryable() && ctx.Err() == nil {
+			time.Sleep(5 * time.Millisecond) // between two polls: another may lead by now
+			continue
+		}
 		if err != nil || r.Code != parley.CodeOK {
 			t.Fatalf("inbox of %s: %v %v", user, r.Err(), err)
 		}

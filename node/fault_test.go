@@ -179,9 +179,13 @@ func TestHandedOverUnderLoad(t *testing.T) {
 	for range 5 {
 		leader := c.leader()
 		before := l.total()
-		if err := leader.Transfer(deadline(t, patience)); err != nil {
-			t.Error(err)
-		}
+		eventually(t, patience, "a transfer", func() bool { // Raft gives an heir no longer than an election
+			err := leader.Transfer(deadline(t, patience))
+			if err != nil {
+				t.Log(err)
+			}
+			return err == nil
+		})
 		eventually(t, patience, "messages through the new leader", func() bool { return l.total() > before+20 })
 	}
 	l.end(c.leader())
@@ -232,6 +236,7 @@ func TestMinorityLeader(t *testing.T) {
 func TestOneOfThreeLeft(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	must(t, c.leader(), parley.CreateUser{Name: "anna"})
+	c.announced()
 	last := c.leader()
 	names := c.others(last.cfg.Name)
 	for _, name := range names {
@@ -343,9 +348,10 @@ func TestCrashStartsElectionAtOnce(t *testing.T) {
 }
 
 func TestTransferGap(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = time.Second })
 	leader := c.leader()
 	must(t, leader, parley.CreateUser{Name: "anna"})
+	c.announced()
 	s := parley.NewSession(leader)
 	var worst time.Duration
 	stop := make(chan struct{})
@@ -368,9 +374,10 @@ func TestTransferGap(t *testing.T) {
 	if err := leader.Transfer(deadline(t, patience)); err != nil {
 		t.Error(err)
 	}
-	if l, _ := leader.Leadership(); l.Self || l.ID == "" {
-		t.Errorf("after the transfer the leader is %+v", l)
-	}
+	eventually(t, patience, "another leads", func() bool {
+		l, _ := leader.Leadership()
+		return !l.Self && l.ID != ""
+	})
 	close(stop)
 	wg.Wait()
 	t.Log("worst wait across the transfer:", worst)
@@ -383,15 +390,14 @@ func TestTransferGap(t *testing.T) {
 func TestCrashLongestLogFirst(t *testing.T) {
 	for behind := range 2 {
 		t.Run(fmt.Sprint("other ", behind), func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = 2 * time.Second })
+			c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = 4 * time.Second })
 			old := c.leader()
 			others := c.others(old.cfg.Name)
 			must(t, old, parley.CreateUser{Name: "anna"})
 			c.f.isolate(others[behind], true)
 			must(t, old, parley.Send{To: "anna", Body: "x"})
 			c.f.isolate(old.cfg.Name, true) // first, else it would send what is missing
-			c.f.isolate(others[behind], false)
+			c.f.heal(others[behind], others[1-behind])
 			if a, b := c.nodes[others[behind]].raft.LastIndex(), c.nodes[others[1-behind]].raft.LastIndex(); a >= b {
 				t.Fatalf("log up to %d, the other one's up to %d: nobody has the longest", a, b)
 			}
@@ -401,7 +407,7 @@ func TestCrashLongestLogFirst(t *testing.T) {
 			if r, err := s.Do(deadline(t, patience), parley.Send{To: "anna", Body: "y"}); err != nil || r.Code != parley.CodeOK {
 				t.Fatal(r, err)
 			}
-			if gap := time.Since(begin); gap > 1500*time.Millisecond {
+			if gap := time.Since(begin); gap > 3*time.Second {
 				t.Errorf("the gap was %v", gap)
 			}
 			c.f.isolate(old.cfg.Name, false)

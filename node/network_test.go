@@ -89,6 +89,15 @@ func (f *fabric) isolate(name string, cut bool) {
 	f.wire()
 }
 
+// heal mends the link between two members.
+func (f *fabric) heal(a, b string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.cut, [2]string{a, b})
+	delete(f.cut, [2]string{b, a})
+	f.wire()
+}
+
 // tellCrash does what the real network does when a member's port refuses.
 func (f *fabric) tellCrash(name string) {
 	f.mu.Lock()

@@ -26,7 +26,7 @@ func TestFollowersLearnOfCommits(t *testing.T) {
 // What does not come from the leader of this term, or is not in the log, is
 // left alone.
 func TestNoticesAreChecked(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = time.Second }) // the leader must not change
 	leader, follower := c.leader(), c.follower()
 	must(t, leader, parley.CreateUser{Name: "anna"})
 	term, index := follower.raft.CurrentTerm(), leader.fsm.Applied()

@@ -61,7 +61,10 @@ func TestStuckTransfer(t *testing.T) {
 // The queue is bounded; what does not fit is refused and was not applied.
 func TestQueueIsBounded(t *testing.T) {
 	const queue = 50
-	c := newCluster(t, 3, func(cfg *Config) { cfg.QueueCommands, cfg.InFlight, cfg.BatchCommands = queue, 1, 10 })
+	c := newCluster(t, 3, func(cfg *Config) {
+		cfg.QueueCommands, cfg.InFlight, cfg.BatchCommands = queue, 1, 10
+		cfg.HeartbeatTimeout = 2 * time.Second // it leads until all are started
+	})
 	leader := c.leader()
 	must(t, leader, parley.CreateUser{Name: "box"})
 	for _, name := range c.others(leader.cfg.Name) {

@@ -12,6 +12,7 @@ func TestHeirAfterFailedTransfer(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	leader := c.leader()
 	must(t, leader, parley.CreateUser{Name: "anna"})
+	c.announced()
 	c.sameDigest()
 	heirs := func() int {
 		found, _ := leader.heirs(deadline(t, patience))

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -13,7 +14,7 @@ import (
 // been stored, changes nothing: Raft would empty the log, and forget what this
 // member has acknowledged.
 func TestLateSnapshot(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = time.Second }) // the leader must not change
 	leader := c.leader()
 	must(t, leader, parley.CreateUser{Name: "box"})
 	if err := leader.fsm.Checkpoint(deadline(t, patience)); err != nil {

@@ -87,7 +87,7 @@ func TestAdmin(t *testing.T) {
 	wantRefused(t, first, "n9", "admin", "transfer", "n9")
 	for act, ok := range map[string]bool{rest[0].Name + " result=ok": true, "n9 result=": false} {
 		lines := logLines(t, first, "what=transfer args.name="+act)
-		if len(lines) != 1 || !strings.Contains(lines[0], `msg=audit who="uid `) || strings.Contains(lines[0], "result=ok") != ok {
+		if len(lines) == 0 || !ok && len(lines) != 1 || !strings.Contains(lines[0], `msg=audit who="uid `) || strings.Contains(lines[0], "result=ok") != ok {
 			t.Errorf("audit log of %s:\n%s", first.Name, strings.Join(lines, "\n"))
 		}
 	}
@@ -105,9 +105,12 @@ func TestAdmin(t *testing.T) {
 	if out := wantAdmin(t, drained, "admin", "status"); !strings.Contains(out, ", drained") {
 		t.Errorf("status: %s", out)
 	}
-	if l := leader(t, c); l == drained {
-		t.Error("a drained node leads")
-	}
+	eventually(t, func() error { // it may come to lead, and hands over then
+		if leader(t, c) == drained {
+			return fmt.Errorf("the drained node %s leads", drained.Name)
+		}
+		return nil
+	})
 	must(t, newClient(t, c.Servers()...).Session(), parley.Send{To: "ann", Body: "two serve"})
 	rest[1].Kill()
 	must(t, newClient(t, first.Client).Session(), parley.Send{To: "ann", Body: "and the drained one votes"})
@@ -138,12 +141,11 @@ func TestAdmin(t *testing.T) {
 
 // From afar an administrator's certificate is needed, and nothing else will do.
 func TestAdminFromAfar(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := local.FreePort("127.0.0.1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	c := startCluster(t, 1, "--admin-listen", addr)
 	n := c.Nodes()[0]
 	stranger := t.TempDir()

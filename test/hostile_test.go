@@ -321,7 +321,7 @@ func TestHostileClient(t *testing.T) {
 	h.measure(t, time.Second) // warm up
 	before := h.measure(t, d)
 	stop := startAssault(t, assault{Servers: c.Servers(), Conns: conns, Target: "target", Victim: "victim"})
-	eventually(t, func() error { return connected(t, c, conns*3/4) })
+	eventuallyFor(t, 4*patience, func() error { return connected(t, c, conns*3/4) })
 	during := h.measure(t, d)
 	var memory []string
 	for _, n := range c.Nodes() {

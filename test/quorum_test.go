@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ func TestOneNodeLeftOfThree(t *testing.T) {
 			kept = append(kept, b)
 		}
 	}
-	if strings.Join(kept, " ") != "one two three four" {
+	if kept = slices.Compact(kept); strings.Join(kept, " ") != "one two three four" { // one that was sent again may be there twice
 		t.Errorf("inbox: %q", got)
 	}
 }

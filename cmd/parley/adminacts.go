@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"path/filepath"
+	"time"
 
 	"github.com/parley-chat/parley/certs"
 )
@@ -94,7 +95,9 @@ func (v *server) drain(ctx context.Context) error {
 func (v *server) keepOff() {
 	for {
 		leader, changed := v.node.Leadership()
+		var again <-chan time.Time // when it still leads
 		if leader.Self {
+			again = time.After(time.Second)
 			ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 			if err := v.node.Transfer(ctx); err != nil {
 				v.log.Warn("a drained node leads, and could not hand over", "err", err)
@@ -103,6 +106,7 @@ func (v *server) keepOff() {
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-v.node.Done():
 			return
 		}

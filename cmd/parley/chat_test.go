@@ -141,7 +141,6 @@ func TestChatConnectsAgain(t *testing.T) {
 	in, script := io.Pipe()
 	var out bytes.Buffer
 	c := newTestChat(t, f, in, &out)
-	c.timeout = time.Second
 	watch := c.receive
 	shown := make(chan struct{}, 1)
 	c.receive = func(ctx context.Context, user string) iter.Seq2[parley.Message, error] {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/parley-chat/parley/internal/local"
 )
 
 // TestMain makes the test binary be the parley program where scripts, and the
@@ -47,6 +48,18 @@ func scriptCmds() map[string]func(ts *testscript.TestScript, neg bool, args []st
 			if strconv.Itoa(got) != args[0] {
 				ts.Fatalf("exit status %d, want %s", got, args[0])
 			}
+		},
+		// settled waits until one member leads and all others follow: other scripts
+		// keep the cluster busy.
+		"settled": func(ts *testscript.TestScript, _ bool, args []string) {
+			var out []byte
+			for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+				out, _ = exec.Command("parley", "status", "--servers", ts.Getenv(args[0])).Output()
+				if s := string(out); strings.Count(s, " leader ") == 1 && strings.Count(s, " follower ") == 2 && strings.Count(s, " yes\n") == 3 {
+					return
+				}
+			}
+			ts.Fatalf("not settled:\n%s", out)
 		},
 	}
 }
@@ -187,17 +200,14 @@ func TestCluster(t *testing.T) {
 
 // freePorts gives a script ports for a node of its own: PORT1, PORT2, PORT3.
 func freePorts(env *testscript.Env) error {
+	taken := map[int]bool{}
 	for i := range 3 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := local.FreePort("127.0.0.1", taken)
 		if err != nil {
 			return err
 		}
-		_, port, err := net.SplitHostPort(ln.Addr().String())
-		if err != nil {
-			return err
-		}
-		defer ln.Close() // not before all are picked
-		env.Setenv("PORT"+strconv.Itoa(i+1), port)
+		taken[port] = true
+		env.Setenv("PORT"+strconv.Itoa(i+1), strconv.Itoa(port))
 	}
 	return nil
 }
@@ -234,7 +244,7 @@ func TestDevRestartsDeadNodes(t *testing.T) {
 	if f := strings.Fields(line); len(f) != 10 || f[1] != "n2" || f[3] == d.pids[1] || f[5] != d.clients[1] {
 		t.Errorf("parley dev printed %q", line)
 	}
-	d.stop()
+	d.stop() // perhaps amid the start of n2
 }
 
 // TestDevLeavesNothingBehind kills `parley dev` itself.

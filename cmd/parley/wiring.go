@@ -64,8 +64,11 @@ func serve(ctx context.Context, a *app, s *settings) error {
 	quietGRPC(log)
 	reg := newRegistry()
 	srv := &server{s: s, log: log, reg: reg, trust: trust{reg: reg}}
-	if err := srv.start(ctx); err != nil {
-		return err // the process ends: there is nobody to clean up for
+	if err := srv.start(ctx); err != nil { // the process ends: there is nobody to clean up for
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil // stopped amid its start
+		}
+		return err
 	}
 	following, unfollow := context.WithCancel(ctx)
 	defer unfollow()

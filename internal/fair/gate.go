@@ -167,7 +167,7 @@ func (g *Gate) adapt(now time.Time) {
 		size = min(g.most, 2*size)
 	case took > goal:
 		size = max(min(least, g.most), size*7/8)
-	case took < goal/2:
+	case g.sample.n > 0 && took < goal/2:
 		size = min(g.most, size+size/16+1)
 	}
 	g.size.Store(size)

@@ -25,7 +25,7 @@ func (c *Cluster) ports() (ports [3][]int, err error) {
 		for i := range c.cfg.Nodes {
 			port := first + i
 			if first == 0 {
-				if port, err = freePort(host(i), taken); err != nil {
+				if port, err = FreePort(host(i), taken); err != nil {
 					return ports, err
 				}
 			}
@@ -42,8 +42,9 @@ func (c *Cluster) ports() (ports [3][]int, err error) {
 	return ports, nil
 }
 
-// freePort picks a port on which nobody listens just now.
-func freePort(host string, taken map[int]bool) (int, error) {
+// FreePort picks a port on which nobody listens just now, and that no outgoing
+// connection is given, except those that are taken.
+func FreePort(host string, taken map[int]bool) (int, error) {
 	var last error
 	for range 1000 {
 		port := portFrom + rand.IntN(portTo-portFrom)

@@ -165,7 +165,7 @@ func TestLoss(t *testing.T) {
 	ab := dial(t, n, "a", echo(t, n, "b"))
 	set(t, n, netns.Fault{From: "a", To: "b", Loss: 30})
 	for i := range 30 {
-		if err := answered(t, ab, "x", patience); err != nil {
+		if err := answered(t, ab, "x", 4*patience); err != nil { // eight losses in a row take 25 s
 			t.Fatalf("word %d: %v", i, err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 func TestHandshakesAreLimited(t *testing.T) {
 	dir := authority(t, "n1")
-	n1, log := listen(t, dir, "n1", func(c *Config) { c.MaxHandshakes, c.HandshakeTimeout = 3, 300*time.Millisecond })
+	n1, log := listen(t, dir, "n1", func(c *Config) { c.MaxHandshakes, c.HandshakeTimeout = 3, 2*time.Second })
 	var silent []net.Conn
 	for range 3 {
 		c, err := net.Dial("tcp", n1.Addr().String())

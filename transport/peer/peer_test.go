@@ -183,7 +183,7 @@ func TestLostConnectionInterruptsAndIsReplaced(t *testing.T) {
 
 func TestFrozenMemberInterrupts(t *testing.T) {
 	dir := authority(t, "n1", "n2")
-	n1, _ := listen(t, dir, "n1", func(c *Config) { c.PingEvery, c.IdleTimeout = 20*time.Millisecond, 200*time.Millisecond })
+	n1, _ := listen(t, dir, "n1", func(c *Config) { c.PingEvery, c.IdleTimeout = 100*time.Millisecond, 2*time.Second })
 	n2, _ := listen(t, dir, "n2", soon)
 	p := newProxy(t, n2.Addr())
 	n1.Learn("n2", p.addr())
@@ -193,8 +193,9 @@ func TestFrozenMemberInterrupts(t *testing.T) {
 	if _, err := n1.Peer("n2").Call(t.Context(), "m", nil); err == nil {
 		t.Error("no error without a handler for calls")
 	}
+	outcome := start(n1.Peer("n2"), "u") // which the recorder never answers
 	p.freeze()
-	if err := within(t, "an outcome", start(n1.Peer("n2"), "u")); parley.CodeOf(err) != parley.CodeInterrupted {
+	if err := within(t, "an outcome", outcome); parley.CodeOf(err) != parley.CodeInterrupted {
 		t.Errorf("%v, want %v", err, parley.CodeInterrupted)
 	}
 	p.thaw()

@@ -187,7 +187,7 @@ func TestProbe(t *testing.T) {
 	must(t, err)
 	addr := ln.Addr().String()
 	look := func() answer {
-		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		return probe(ctx, addr)
 	}

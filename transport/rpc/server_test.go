@@ -173,7 +173,7 @@ func TestDrainByForce(t *testing.T) {
 
 // TestUnfinishedRequests: a client that does not finish its request does not keep it.
 func TestUnfinishedRequests(t *testing.T) {
-	w := newWorld(t, Config{CommandTimeout: 50 * time.Millisecond, HandshakeTimeout: 50 * time.Millisecond})
+	w := newWorld(t, Config{CommandTimeout: 50 * time.Millisecond, HandshakeTimeout: 2 * time.Second})
 	conn := w.dial()
 	for _, method := range []string{parleyv1.ChatService_Send_FullMethodName, parleyv1.ChatService_Watch_FullMethodName, healthpb.Health_Watch_FullMethodName} {
 		desc := &grpc.StreamDesc{ServerStreams: strings.HasSuffix(method, "Watch")}

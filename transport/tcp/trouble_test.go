@@ -186,6 +186,7 @@ func TestTwoConnections(t *testing.T) {
 	a.ask("connect", "u", "string queued", "ok")
 	w.allRead("u")
 	b.ask("connect", "u", "ok")
+	w.eventually("both watch", func() bool { return w.fake.Watches() == 2 }) // ok is said before
 	sender := w.dial()
 	for i := range 50 {
 		sender.ask("send", fmt.Sprintf("u,%d", i), "ok")
