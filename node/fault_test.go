@@ -179,13 +179,9 @@ func TestHandedOverUnderLoad(t *testing.T) {
 	for range 5 {
 		leader := c.leader()
 		before := l.total()
-		eventually(t, patience, "a transfer", func() bool { // Raft gives an heir no longer than an election
-			err := leader.Transfer(deadline(t, patience))
-			if err != nil {
-				t.Log(err)
-			}
-			return err == nil
-		})
+		if err := leader.Transfer(deadline(t, patience)); err != nil {
+			t.Error(err)
+		}
 		eventually(t, patience, "messages through the new leader", func() bool { return l.total() > before+20 })
 	}
 	l.end(c.leader())
@@ -374,10 +370,9 @@ func TestTransferGap(t *testing.T) {
 	if err := leader.Transfer(deadline(t, patience)); err != nil {
 		t.Error(err)
 	}
-	eventually(t, patience, "another leads", func() bool {
-		l, _ := leader.Leadership()
-		return !l.Self && l.ID != ""
-	})
+	if l, _ := leader.Leadership(); l.Self || l.ID == "" {
+		t.Errorf("after the transfer the leader is %+v", l)
+	}
 	close(stop)
 	wg.Wait()
 	t.Log("worst wait across the transfer:", worst)
@@ -407,7 +402,7 @@ func TestCrashLongestLogFirst(t *testing.T) {
 			if r, err := s.Do(deadline(t, patience), parley.Send{To: "anna", Body: "y"}); err != nil || r.Code != parley.CodeOK {
 				t.Fatal(r, err)
 			}
-			if gap := time.Since(begin); gap > 3*time.Second {
+			if gap := time.Since(begin); gap > 1500*time.Millisecond {
 				t.Errorf("the gap was %v", gap)
 			}
 			c.f.isolate(old.cfg.Name, false)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/parley-chat/parley"
+	"github.com/parley-chat/parley/internal/local"
 )
 
 // hello opens the framed protocol byte by byte as docs/protocol.md has it and
@@ -43,23 +44,35 @@ func hello(t *testing.T, addr, mode string) (net.Conn, string, []string) {
 // A follower sends framed clients to the leader, unless they ask to stay.
 func TestFollowerRedirects(t *testing.T) {
 	c := startCluster(t, 3)
-	eventually(t, func() error { // another may come to lead meanwhile
+	eventually(t, func() error {
 		l := leader(t, c)
-		for _, n := range c.Nodes() {
-			_, command, args := hello(t, n.Client, "leader")
-			if n == l {
-				if command != "ok" || len(args) < 2 || args[1] != l.Name {
-					return fmt.Errorf("leader %s answers %s %v", n.Name, command, args)
-				}
-			} else if command != "redirect" || len(args) < 4 || args[2] != l.Name || args[3] != l.Client {
-				return fmt.Errorf("follower %s answers %s %v, want redirect to %s at %s", n.Name, command, args, l.Name, l.Client)
-			}
-			if _, command, args := hello(t, n.Client, "any"); command != "ok" || len(args) < 2 || args[1] != n.Name {
-				return fmt.Errorf("%s, asked to stay, answers %s %v", n.Name, command, args)
-			}
+		err := redirects(t, c, l)
+		if now := leader(t, c); now != l {
+			return fmt.Errorf("%s led, now %s does", l.Name, now.Name)
+		}
+		if err != nil {
+			t.Error(err)
 		}
 		return nil
 	})
+}
+
+// redirects says what is wrong with the answers to a hello while l leads.
+func redirects(t *testing.T, c *local.Cluster, l *local.Node) error {
+	for _, n := range c.Nodes() {
+		_, command, args := hello(t, n.Client, "leader")
+		if n == l {
+			if command != "ok" || len(args) < 2 || args[1] != l.Name {
+				return fmt.Errorf("leader %s answers %s %v", n.Name, command, args)
+			}
+		} else if command != "redirect" || len(args) < 4 || args[2] != l.Name || args[3] != l.Client {
+			return fmt.Errorf("follower %s answers %s %v, want redirect to %s at %s", n.Name, command, args, l.Name, l.Client)
+		}
+		if _, command, args := hello(t, n.Client, "any"); command != "ok" || len(args) < 2 || args[1] != n.Name {
+			return fmt.Errorf("%s, asked to stay, answers %s %v", n.Name, command, args)
+		}
+	}
+	return nil
 }
 
 // One address is enough to find the leader and to follow it when it moves.

@@ -3,7 +3,6 @@ package test
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,7 +41,9 @@ func TestOneNodeLeftOfThree(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, s, parley.Send{To: "ann", Body: "three"})
+	fours := 0
 	eventually(t, func() error {
+		fours++
 		classic.send("send", "ann", "four")
 		if got := classic.recv(); got != "ok" {
 			return errors.New(got)
@@ -58,7 +59,10 @@ func TestOneNodeLeftOfThree(t *testing.T) {
 			kept = append(kept, b)
 		}
 	}
-	if kept = slices.Compact(kept); strings.Join(kept, " ") != "one two three four" { // one that was sent again may be there twice
+	for ; fours > 1 && strings.HasSuffix(strings.Join(kept, " "), " four four"); fours-- { // it was sent again
+		kept = kept[:len(kept)-1]
+	}
+	if strings.Join(kept, " ") != "one two three four" {
 		t.Errorf("inbox: %q", got)
 	}
 }
