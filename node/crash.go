@@ -57,7 +57,7 @@ func (n *Node) onCrash(ctx context.Context, name string) {
 	}
 	n.log.Info("the leader's process has ended; starting an election", "leader", name, "term", term, "rank", rank)
 	n.meters.crash()
-	n.link.Inject(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}, n.quit)
+	n.stand()
 }
 
 // rank is this node's position among the voters that a leader leaves behind, who

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/parley-chat/parley"
 )
 
@@ -408,4 +410,35 @@ func TestCrashLongestLogFirst(t *testing.T) {
 			c.f.isolate(old.cfg.Name, false)
 		})
 	}
+}
+
+// A member that stood for election at once met the winner of its term, which then
+// was lost. It must forget it, or it will never let anybody else be elected.
+func TestLostWinnerIsForgotten(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = time.Second })
+	winner := c.leader()
+	others := c.others(winner.cfg.Name)
+	behind, ahead := c.nodes[others[0]], c.nodes[others[1]]
+	must(t, winner, parley.CreateUser{Name: "anna"})
+	c.f.isolate(others[0], true)
+	must(t, winner, parley.Send{To: "anna", Body: "x"}) // behind cannot be elected
+	term := behind.raft.CurrentTerm()
+	behind.stand()
+	eventually(t, patience, "a candidate in a term of its own", func() bool { return behind.raft.CurrentTerm() > term })
+	h := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(winner.server), Addr: []byte(winner.cfg.Name)}
+	behind.link.Inject(&raft.AppendEntriesRequest{RPCHeader: h, Term: behind.raft.CurrentTerm()}, behind.quit)
+	eventually(t, patience, "a leader of this candidate", func() bool {
+		addr, _ := behind.raft.LeaderWithID()
+		return string(addr) == winner.cfg.Name
+	})
+	if state := behind.raft.State(); state != raft.Candidate {
+		t.Fatalf("it is a %v: nothing is tested", state)
+	}
+	c.f.isolate(winner.cfg.Name, true)
+	c.f.heal(others[0], others[1])
+	if leader := c.leader(others...); leader != ahead {
+		t.Errorf("%s leads", leader.cfg.Name)
+	}
+	must(t, behind, parley.Send{To: "anna", Body: "y"})
+	c.f.isolate(winner.cfg.Name, false)
 }

@@ -45,8 +45,27 @@ func (n *Node) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		n.forgetLeader()
 		n.refreshLeader()
 	}
+}
+
+// forgetLeader makes Raft forget a leader that it has not heard of for long. A
+// candidate that has been told to stand at once (a transfer, or this node's crash
+// detection) and meets the winner of its term takes note of the leader and remains a
+// candidate, and of candidates Raft does not look whether their leader is silent: if
+// the winner dies before that candidacy is over, this member refuses to all others,
+// for ever, to vote before an election.
+func (n *Node) forgetLeader() {
+	if addr, _ := n.raft.LeaderWithID(); addr == "" || n.raft.State() != raft.Candidate || time.Since(n.raft.LastContact()) < 2*n.cfg.HeartbeatTimeout {
+		return
+	}
+	n.stand()
+}
+
+// stand has this node stand for election at once. Raft then has no leader.
+func (n *Node) stand() {
+	n.link.Inject(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}, n.quit)
 }
 
 // refreshLeader asks Raft who leads.
