@@ -21,7 +21,7 @@ import (
 type failures struct {
 	maxDelay time.Duration
 	forget   time.Duration
-	most     int // that wait from one address
+	most     int // that wait from one address; a quarter of it where some have failed
 	seed     maphash.Seed
 
 	mu      sync.Mutex
@@ -47,19 +47,22 @@ func newFailures(cfg Config) *failures {
 	}
 }
 
-// enter waits as long as a login must. Then it may be looked at; leave is to be
-// called afterwards.
-func (f *failures) enter(ctx context.Context, c parley.Credentials) (leave func(), err error) {
+// enter waits as long as a login must, which makes it suspect. Then it may be looked
+// at; leave is to be called afterwards.
+func (f *failures) enter(ctx context.Context, c parley.Credentials) (suspect bool, leave func(), err error) {
 	f.mu.Lock()
-	if n := f.waiting[c.Address]; c.Address != "" && n >= f.most {
-		f.mu.Unlock()
-		return nil, parley.Errorf(parley.CodeOverloaded, "%d logins from %s are under way: limit %d", n, c.Address, f.most)
-	}
-	f.waiting[c.Address]++
-	now, delay := time.Now(), time.Duration(0)
+	now, delay, most := time.Now(), time.Duration(0), f.most
 	for _, k := range f.keys(c) {
 		delay = max(delay, f.delay(k, now))
 	}
+	if delay > 0 {
+		most = max(1, most/4)
+	}
+	if n := f.waiting[c.Address]; c.Address != "" && n >= most {
+		f.mu.Unlock()
+		return false, nil, parley.Errorf(parley.CodeOverloaded, "%d logins from %s are under way: limit %d", n, c.Address, most)
+	}
+	f.waiting[c.Address]++
 	f.mu.Unlock()
 	leave = func() {
 		f.mu.Lock()
@@ -70,9 +73,9 @@ func (f *failures) enter(ctx context.Context, c parley.Credentials) (leave func(
 	}
 	if delay > 0 && !pause.For(ctx, delay) {
 		leave()
-		return nil, parley.Errorf(parley.CodeOverloaded, "given up while the login had to wait because of failed ones: %v", context.Cause(ctx))
+		return false, nil, parley.Errorf(parley.CodeOverloaded, "given up while the login had to wait because of failed ones: %v", context.Cause(ctx))
 	}
-	return leave, nil
+	return delay > 0, leave, nil
 }
 
 // delay is how long a login waits because of one of its keys. mu is held.

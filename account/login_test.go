@@ -342,11 +342,11 @@ func TestManyLogins(t *testing.T) {
 	f := newFailures(Config{MaxWaiting: 8})
 	c := parley.Credentials{User: "ann", Address: "10.0.0.1"}
 	for range 2 {
-		if _, err := f.enter(context.Background(), c); err != nil {
+		if _, _, err := f.enter(context.Background(), c); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := f.enter(context.Background(), c); parley.CodeOf(err) != parley.CodeOverloaded {
+	if _, _, err := f.enter(context.Background(), c); parley.CodeOf(err) != parley.CodeOverloaded {
 		t.Errorf("more from one address: %v", err)
 	}
 }

@@ -15,10 +15,19 @@ func (s *serverConn) handle(ctx context.Context, f *wire.Frame) error {
 		return fmt.Errorf("%w: kind %d with id 0", wire.ErrMalformed, f.Kind)
 	}
 	switch f.Kind {
+	case wire.KindGet, wire.KindCall, wire.KindWatch:
+		if err := s.cfg.Gate.Turn(ctx, &s.flow, s.backlog); err != nil {
+			return err
+		}
+	}
+	switch f.Kind {
 	case wire.KindDo:
 		pass, err := s.cfg.Gate.Enter(ctx, &s.flow, s.backlog)
 		if err != nil {
 			return err
+		}
+		if _, ok := f.Request.Command.(parley.Ack); ok {
+			pass = pass.Unasked()
 		}
 		took, err := s.admit(0)
 		if err != nil {

@@ -35,6 +35,11 @@ type assault struct {
 // hostileEnv makes the test program an assault, as JSON.
 const hostileEnv = "PARLEY_TEST_ASSAULT"
 
+// theirs bounds what the kernel holds for the assault. Without it, that is all the
+// memory that this machine's kernel has for TCP, and it drops everybody's packets;
+// other people's kernels have their own.
+const theirs = 64 << 10
+
 // runAssault attacks until stdin ends, and prints what came of each kind of attack.
 func runAssault(spec string) int {
 	var a assault
@@ -50,6 +55,8 @@ func runAssault(spec string) int {
 			for ctx.Err() == nil {
 				nc, err := net.Dial("tcp", a.Servers[i/len(kinds)%len(a.Servers)])
 				if err == nil {
+					nc.(*net.TCPConn).SetReadBuffer(theirs)
+					nc.(*net.TCPConn).SetWriteBuffer(theirs)
 					stop := context.AfterFunc(ctx, func() { nc.Close() })
 					kinds[i%len(kinds)](ctx, &a, nc, i)
 					stop()

@@ -27,6 +27,11 @@ type Config struct {
 	// end, and the pause between the probes; the third one unanswered ends it.
 	// Default 30 s. Negative: no probes.
 	KeepAlive time.Duration
+	// SocketBuffer is how many bytes the kernel holds for a connection in each
+	// direction, beside as much for its own bookkeeping. 0: as many as it sees fit,
+	// which is megabytes, for a client that sends faster than it is served or does not
+	// read; and when the kernel has no memory left, it drops everybody's packets.
+	SocketBuffer int
 	// DrainTimeout is how long handlers may take to finish once the server stops;
 	// then their connections are closed under them. Default 10 s.
 	DrainTimeout time.Duration
@@ -151,8 +156,8 @@ func (s *Server) admit(nc net.Conn) bool {
 	}
 	s.metrics.accepted.Inc()
 	s.metrics.open.Inc()
-	if err := s.keepAlive(nc); err != nil {
-		s.log.Debug("cannot set TCP keep-alive", "client", nc.RemoteAddr(), "error", err)
+	if err := s.tune(nc); err != nil {
+		s.log.Debug("cannot set TCP keep-alive and buffers", "client", nc.RemoteAddr(), "error", err)
 	}
 	return true
 }
@@ -210,14 +215,18 @@ func (s *Server) drain(running *sync.WaitGroup) {
 	<-done
 }
 
-func (s *Server) keepAlive(nc net.Conn) error {
+func (s *Server) tune(nc net.Conn) error {
 	tcp, ok := TCPConn(nc)
 	if !ok {
 		return nil
 	}
-	return tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+	err := tcp.SetKeepAliveConfig(net.KeepAliveConfig{
 		Enable: s.cfg.KeepAlive > 0, Idle: s.cfg.KeepAlive, Interval: s.cfg.KeepAlive, Count: 3,
 	})
+	if n := s.cfg.SocketBuffer; n > 0 {
+		err = errors.Join(err, tcp.SetReadBuffer(n), tcp.SetWriteBuffer(n))
+	}
+	return err
 }
 
 // TCPConn returns the TCP connection that nc is or that it wraps, as a

@@ -112,7 +112,7 @@ func (c *clientSettings) add(f *pflag.FlagSet) {
 	f.IntVar(&c.sessionsPerUser, "max-sessions-per-user", 10_000, "most open sessions of one user who has logged in, in the cluster; 0: no such limit")
 	f.IntVar(&c.maxLists, "max-lists", 0, "most pages of names computed at a time; 0: half of the processors")
 	sizeVar(f, &c.maxFrame, "max-frame", 128<<10, "largest frame, client and peer")
-	sizeVar(f, &c.buffer, "client-buffer", 256<<10, "most bytes that wait for a slow client")
+	sizeVar(f, &c.buffer, "client-buffer", 256<<10, "most bytes that wait for a slow client; the kernel buffers half as many in each direction")
 	f.DurationVar(&c.handshake, "handshake-timeout", 5*time.Second, "longest time for the TLS handshake, and for the rest of a first frame that has begun")
 	f.DurationVar(&c.frame, "frame-timeout", 5*time.Second, "longest time that a classic client's frame may take to arrive")
 	f.DurationVar(&c.command, "command-timeout", 5*time.Second, "longest time that a classic client's command may take, then it is answered 'error'")

@@ -190,10 +190,16 @@ func (v *server) listenClients(files certs.Files) (net.Listener, error) {
 // serveClients starts the gateways.
 func (v *server) serveClients(ln net.Listener) {
 	c := v.s.client
-	gate := fair.NewGate(c.maxCommands)
+	gate := fair.NewGate(c.maxCommands, func() bool {
+		leader, _ := v.node.Leadership()
+		return leader.Self
+	})
 	v.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "parley_connections_waiting", Help: "Connections whose next command waits for its turn, because --max-commands are under way.",
+		Name: "parley_connections_waiting", Help: "Connections whose next command waits for its turn, because --max-commands are under way or a crowd has a pace.",
 	}, func() float64 { return float64(gate.Waiting()) }))
+	v.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "parley_crowd_pace", Help: "Commands a second that are let in of a crowd of connections with a backlog, 0: as many as come.",
+	}, gate.Pace))
 	seats := fair.NewSeats[parley.Incarnation](c.maxConnsPerUser)
 	v.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "parley_user_connections_refused_total", Help: "Logins that were refused because the user had --max-conns-per-user connections.",
@@ -217,7 +223,7 @@ func (v *server) serveClients(ln net.Listener) {
 		}),
 	}
 	listener := transport.New(transport.Config{
-		MaxConns: c.maxConns, MaxConnsPerIP: c.maxConnsPerIP, DrainTimeout: c.shutdown / 2,
+		MaxConns: c.maxConns, MaxConnsPerIP: c.maxConnsPerIP, SocketBuffer: int(c.buffer / 2), DrainTimeout: c.shutdown / 2,
 		Logger: v.log, Metrics: v.reg,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -14,7 +14,7 @@ import (
 func TestGateIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, greedy = 4, 100
-		g := NewGate(size)
+		g := NewGate(size, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		var served [greedy]atomic.Int64
@@ -60,16 +60,41 @@ func TestGateIsFair(t *testing.T) {
 	})
 }
 
-// While a crowd waits, no more is under way than is done in good time; when it has
-// gone, the bound is what it was.
-func TestGateAdapts(t *testing.T) {
+// A server does one thing after the other.
+type server chan struct{}
+
+func (s server) work(each time.Duration) {
+	s <- struct{}{}
+	time.Sleep(each)
+	<-s
+}
+
+// Floods that fit into the gate make the line behind it long. Those who send now
+// and then hardly notice, the others go on, and when the former have gone, get all.
+func TestGateHasAPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const most = 1024
-		g := NewGate(most)
+		const floods, each = 1000, 100 * time.Microsecond
+		g, s := NewGate(4096, nil), make(server, 1)
+		var modest Flow
+		send := func() time.Duration {
+			began := time.Now()
+			pass, err := g.Enter(t.Context(), &modest, false)
+			if err != nil {
+				t.Error(err)
+				return 0
+			}
+			s.work(each)
+			pass.Leave()
+			return time.Since(began)
+		}
+		for range 200 { // nothing is in its way
+			send()
+			time.Sleep(5 * time.Millisecond)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		server := make(chan struct{}, 1) // does one thing after the other, 10,000 a second
-		for range 2000 {
+		var done atomic.Int64
+		for range floods {
 			wg.Go(func() {
 				var f Flow
 				for ctx.Err() == nil {
@@ -77,39 +102,157 @@ func TestGateAdapts(t *testing.T) {
 					if err != nil {
 						return
 					}
-					server <- struct{}{}
-					time.Sleep(100 * time.Microsecond)
-					<-server
+					s.work(each)
+					pass.Leave()
+					done.Add(1)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		if took := send(); took < 90*time.Millisecond {
+			t.Errorf("the flood lets one pass in %v: no flood", took)
+		}
+		until := time.Now().Add(2 * time.Second)
+		for time.Now().Before(until) {
+			send()
+			time.Sleep(5 * time.Millisecond)
+		}
+		done.Store(0)
+		var worst, sum time.Duration
+		for range 1000 {
+			took := send()
+			worst, sum = max(worst, took), sum+took
+			time.Sleep(5 * time.Millisecond)
+		}
+		rate := float64(done.Load()) / (sum + 5*time.Second).Seconds()
+		t.Logf("mean %v, worst %v, pace %.0f, floods %.0f/s", sum/1000, worst, g.Pace(), rate)
+		if mean := sum / 1000; mean > 2*first {
+			t.Errorf("modest commands take %v", mean)
+		}
+		if worst > 10*first {
+			t.Errorf("a modest command took %v", worst)
+		}
+		if most := float64(time.Second / each); rate < most/4 {
+			t.Errorf("floods are let in at %.0f a second of %.0f", rate, most)
+		}
+		time.Sleep(3 * patience)
+		done.Store(0)
+		time.Sleep(time.Second)
+		if most := int64(time.Second / each); done.Load() < most*99/100 || g.Pace() != 0 {
+			t.Errorf("nobody else sends, and floods are let in at %d a second of %d; the pace is %.0f", done.Load(), most, g.Pace())
+		}
+		cancel()
+		wg.Wait()
+		if g.in.Load() != 0 || g.Waiting() != 0 {
+			t.Errorf("at rest, %d are in, %d wait", g.in.Load(), g.Waiting())
+		}
+	})
+}
+
+// A few that send all they can are no crowd, and who waits for no answer is not heard.
+func TestGateWithoutPace(t *testing.T) {
+	for name, floods := range map[string]int{"few": crowd - 1, "unasked": 4 * crowd} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const each = 100 * time.Microsecond
+				g, s := NewGate(4096, nil), make(server, 1)
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				for i := range floods + 1 {
+					wg.Go(func() {
+						var f Flow
+						for ctx.Err() == nil {
+							pass, err := g.Enter(ctx, &f, i > 0)
+							if err != nil {
+								return
+							}
+							if i == 0 && floods >= crowd {
+								pass = pass.Unasked()
+							}
+							s.work(each)
+							pass.Leave()
+							if i == 0 {
+								time.Sleep(step)
+							}
+							if g.Pace() != 0 {
+								t.Errorf("the pace is %.0f", g.Pace())
+								cancel()
+							}
+						}
+					})
+				}
+				time.Sleep(3 * time.Second)
+				cancel()
+				wg.Wait()
+			})
+		})
+	}
+}
+
+// A flow that sends now and then is excused when it seems to have a backlog, for a
+// while; one that sends two at a time is not.
+func TestExcused(t *testing.T) {
+	var modest, pairs Flow
+	for range 100 {
+		modest.excused(false)
+		pairs.excused(false)
+		pairs.excused(true)
+	}
+	for i := range mostCredit / excuse {
+		if excused, _ := modest.excused(true); !excused {
+			t.Fatalf("not excused after %d times", i)
+		}
+	}
+	if excused, _ := modest.excused(true); excused {
+		t.Error("excused for ever")
+	}
+	if excused, known := pairs.excused(true); excused || known {
+		t.Error("one that sends two at a time sends now and then")
+	}
+}
+
+// Where the line is another node's, a flood itself tells how long it is; and bursts
+// of a few, as of clients with a window, are not taken for those who send now and then.
+func TestGateElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const floods, each = 500, 100 * time.Microsecond
+		var leads atomic.Bool
+		g, s := NewGate(4096, leads.Load), make(server, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range floods {
+			wg.Go(func() {
+				var f Flow
+				for n := 0; ctx.Err() == nil; n++ {
+					pass, err := g.Enter(ctx, &f, n%3 != 0)
+					if err != nil {
+						return
+					}
+					s.work(each)
 					pass.Leave()
 				}
 			})
 		}
-		time.Sleep(3 * time.Second)
-		g.mu.Lock()
-		if size := g.size.Load(); size < 100 || size > 300 { // 25 ms are 250
-			t.Errorf("with a crowd the bound is %d", size)
+		time.Sleep(5 * time.Second)
+		if n := g.in.Load(); n > floods/2 {
+			t.Errorf("%d of %d are in the other's line", n, floods)
 		}
-		g.mu.Unlock()
+		if g.Pace() == 0 {
+			t.Error("there is no pace")
+		}
+		leads.Store(true)
+		time.Sleep(5 * time.Second)
+		if g.Pace() != 0 {
+			t.Errorf("the pace is %.0f, and nobody is there who sends now and then", g.Pace())
+		}
 		cancel()
 		wg.Wait()
-		var f Flow
-		for range 10 {
-			pass, err := g.Enter(t.Context(), &f, false)
-			if err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(2 * look)
-			pass.Leave()
-		}
-		if g.size.Load() != most || g.in.Load() != 0 || g.Waiting() != 0 {
-			t.Errorf("at rest the bound is %d, %d are in, %d wait", g.size.Load(), g.in.Load(), g.Waiting())
-		}
 	})
 }
 
 // Who gives up leaves no gap, whenever it happens.
 func TestGateGivenUp(t *testing.T) {
-	g := NewGate(1)
+	g := NewGate(1, nil)
 	var wg sync.WaitGroup
 	var in atomic.Int64
 	for i := range 200 {
@@ -142,7 +285,7 @@ func TestGateGivenUp(t *testing.T) {
 	pass.Leave()
 }
 
-// So much at a time, and half of the time while many wait.
+// So much at a time, and the less of the time the more wait.
 func TestShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewShare(2, 3)
@@ -164,11 +307,10 @@ func TestShare(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// Pairs; after those that leave more than 3 waiting there is a second of rest.
-		if took := time.Since(began); took < 8*time.Second || took > 10*time.Second {
+		// Six pairs; after those that leave 9, 7 and 5 waiting there are 3, 2 and 1 s of rest.
+		if took := time.Since(began); took != 12*time.Second {
 			t.Errorf("took %v", took)
 		}
-		time.Sleep(2 * time.Second) // the last rest
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		full := NewShare(1, 1)

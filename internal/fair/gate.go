@@ -1,5 +1,3 @@
-// Package fair shares what is scarce among those who want it: turns for commands
-// among connections, processors among expensive questions, so much a second and so many at a time among users and addresses.
 package fair
 
 import (
@@ -16,40 +14,31 @@ import (
 // send when this command came goes before all that have a backlog, so that who
 // sends now and then hardly waits, however many others flood.
 //
-// While a crowd waits, the bound follows the time that commands take: what is
-// under way is a line too, in which all are equal, and it is kept short.
+// What is under way is a line too, in which nobody overtakes. When a crowd has
+// a backlog and those who send now and then find the line long, the crowd's commands
+// are let in at a pace that keeps it short (see pace).
 //
-// While nobody waits and the bound is at its most, entering and leaving are a step
-// of a counter each, and flows are not told apart.
+// While nobody waits and there is no pace, entering and leaving are a few steps of
+// counters, and flows are not told apart.
 //
 // Safe for concurrent use; it owns no goroutine. At most one Enter for each
 // waiting goroutine is remembered.
 type Gate struct {
-	most int64
+	most  int64
+	leads func() bool // nil: yes
 
 	in      atomic.Int64 // under way
-	size    atomic.Int64 // the bound at present; changed under mu
 	waiting atomic.Int64 // in the line or about to be; changed under mu
+	pace    pace
 
 	mu    sync.Mutex
 	now   uint64 // virtual time, in rounds: the start of the last that was let in
 	count uint64 // of those who had to wait, for their order among equals
 	line  line
-
-	sample struct { // since the bound was last looked at, of those who had to wait
-		since time.Time
-		took  time.Duration
-		n     int
-	}
+	wake  *time.Timer // while the first in the line waits for the pace
 }
 
-const (
-	credit = 1                     // rounds by which a flow without a backlog goes before those with one
-	crowd  = 32                    // so many wait: what is under way is to take no longer than goal
-	goal   = 25 * time.Millisecond //
-	least  = 64                    // the smallest bound
-	look   = 20 * time.Millisecond // how often the bound is looked at
-)
+const credit = 1 // rounds by which a flow without a backlog goes before those with one
 
 // Idle is for how long a connection has had nothing to send when a command that
 // comes then counts as one without a backlog.
@@ -57,26 +46,61 @@ const Idle = 100 * time.Microsecond
 
 // Flow is what a gate knows about a connection. The zero value is a new one.
 type Flow struct {
-	next uint64 // earliest start of its next command; guarded by Gate.mu
+	next   uint64       // earliest start of its next command; guarded by Gate.mu
+	credit atomic.Int32 // from 0 to mostCredit
+	seen   atomic.Int64 // the pace's epoch when it last had a backlog
+}
+
+// A flow that sends now and then seems to have a backlog when its commands were held
+// up on their way, or in the gate. It is not taken for a flood at once: each of its
+// commands without a backlog earns it a credit, and one with a backlog that costs
+// several of them counts as one without.
+const (
+	mostCredit = 64
+	excuse     = 4 // what that costs; a flow that has as much sends now and then
+)
+
+// excused takes note of a command, and reports whether it counts as one without a
+// backlog, and whether the flow sends now and then.
+func (f *Flow) excused(backlog bool) (excused, modest bool) {
+	n := f.credit.Load()
+	switch {
+	case !backlog && n < mostCredit:
+		f.credit.Store(n + 1)
+	case backlog && n >= excuse:
+		f.credit.Store(n - excuse)
+	case backlog && n > 0:
+		f.credit.Store(0)
+	}
+	return !backlog || n >= excuse, n >= excuse
 }
 
 // Pass is the permission to have a command under way.
 type Pass struct {
 	g     *Gate
-	since time.Time // zero: it did not have to wait
+	since time.Time // zero: nobody asks how long it takes
+}
+
+// Unasked is the pass of a command whose end nobody waits for.
+func (p Pass) Unasked() Pass {
+	p.since = time.Time{}
+	return p
 }
 
 // turn is one who waits.
 type turn struct {
 	start, order uint64
+	backlog      bool
 	place        int           // in the line, -1: not any more
 	come         chan struct{} // closed when it is let in
 }
 
-// NewGate returns a gate for at most so many commands.
-func NewGate(most int) *Gate {
-	g := &Gate{most: int64(most), now: credit}
-	g.size.Store(g.most)
+// NewGate returns a gate for at most so many commands. leads says whether this node
+// has the line in which commands are under way, or sends them to one that has it;
+// nil: it has.
+func NewGate(most int, leads func() bool) *Gate {
+	g := &Gate{most: int64(most), leads: leads, now: credit, pace: pace{best: first}}
+	g.pace.epoch.Store(1)
 	return g
 }
 
@@ -84,28 +108,40 @@ func NewGate(most int) *Gate {
 // backlog says that the flow had this command ready when it was done with the one
 // before. Each success is followed by a Leave. A nil gate lets everybody in.
 func (g *Gate) Enter(ctx context.Context, f *Flow, backlog bool) (Pass, error) {
-	if g == nil || g.waiting.Load() == 0 && g.enter() {
-		return Pass{g: g}, nil
+	if g == nil {
+		return Pass{}, nil
+	}
+	pass := Pass{g: g}
+	excused, modest := f.excused(backlog)
+	if backlog = !excused; modest {
+		pass.since = time.Now() // its wait counts
+	}
+	if backlog {
+		g.pace.want(f)
+	}
+	if g.waiting.Load() == 0 && !(backlog && g.pace.on.Load()) && g.enter() {
+		return g.admitted(pass, backlog), nil
 	}
 	g.mu.Lock()
 	g.waiting.Add(1) // from here on, who leaves looks at the line
-	if len(g.line) == 0 && g.enter() {
+	if len(g.line) == 0 && g.admit(backlog) {
 		g.waiting.Add(-1)
 		g.mu.Unlock()
-		return Pass{g: g}, nil
+		return g.admitted(pass, backlog), nil
 	}
 	start := max(f.next, g.now)
 	f.next = start + 1
 	if !backlog {
 		start = g.now - credit
 	}
-	t := &turn{start: start, order: g.count, come: make(chan struct{})}
+	t := &turn{start: start, order: g.count, backlog: backlog, come: make(chan struct{})}
 	g.count++
 	heap.Push(&g.line, t)
+	g.serve()
 	g.mu.Unlock()
 	select {
 	case <-t.come:
-		return Pass{g, time.Now()}, nil
+		return g.admitted(pass, backlog), nil
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
@@ -115,20 +151,46 @@ func (g *Gate) Enter(ctx context.Context, f *Flow, backlog bool) (Pass, error) {
 		g.waiting.Add(-1)
 		return Pass{}, context.Cause(ctx)
 	}
-	return Pass{g, time.Now()}, nil // let in at the same moment
+	return g.admitted(pass, backlog), nil // let in at the same moment
+}
+
+// Turn waits as Enter does, for what takes no place among the commands: questions,
+// logins, watches. A flood of them is let in at the pace of all floods.
+func (g *Gate) Turn(ctx context.Context, f *Flow, backlog bool) error {
+	pass, err := g.Enter(ctx, f, backlog)
+	pass.Unasked().Leave()
+	return err
+}
+
+// admitted is the pass of one who has been let in. Where the line is another
+// node's, the commands of those with a backlog tell how long it is, from here on.
+func (g *Gate) admitted(p Pass, backlog bool) Pass {
+	if backlog && g.leads != nil && !g.leads() {
+		p.since = time.Now()
+	}
+	return p
 }
 
 // enter lets one in if there is room.
 func (g *Gate) enter() bool {
 	for {
 		in := g.in.Load()
-		if in >= g.size.Load() {
+		if in >= g.most {
 			return false
 		}
 		if g.in.CompareAndSwap(in, in+1) {
 			return true
 		}
 	}
+}
+
+// admit lets one in if there is room and the pace allows it. mu is held.
+func (g *Gate) admit(backlog bool) bool {
+	if !backlog || !g.pace.on.Load() {
+		return g.enter()
+	}
+	now := time.Now()
+	return g.pace.ready(now) && g.enter() && g.pace.take()
 }
 
 // Leave says that the command is not under way any more.
@@ -138,40 +200,45 @@ func (p Pass) Leave() {
 		return
 	}
 	g.in.Add(-1) // before the look at the line: who has joined it since has seen this
-	if g.waiting.Load() == 0 && g.size.Load() == g.most {
+	looked := false
+	if !p.since.IsZero() {
+		now := time.Now()
+		looked = g.pace.sample(now, now.Sub(p.since))
+	}
+	if !looked && g.waiting.Load() == 0 {
 		return
 	}
-	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !p.since.IsZero() {
-		g.sample.took += now.Sub(p.since)
-		g.sample.n++
+	if looked {
+		g.pace.adapt(time.Now(), len(g.line))
 	}
-	if now.Sub(g.sample.since) > look {
-		g.adapt(now)
-	}
-	for len(g.line) > 0 && g.enter() {
+	g.serve()
+}
+
+// serve lets in whom it can. mu is held.
+func (g *Gate) serve() {
+	for len(g.line) > 0 && g.admit(g.line[0].backlog) {
 		t, _ := heap.Pop(&g.line).(*turn)
 		g.waiting.Add(-1)
 		g.now = max(g.now, t.start)
 		close(t.come)
 	}
+	if len(g.line) > 0 && g.line[0].backlog && g.pace.on.Load() {
+		g.pace.held = true
+		if g.wake == nil {
+			g.wake = time.AfterFunc(step, g.woken)
+		}
+	}
 }
 
-// adapt sets the bound. mu is held.
-func (g *Gate) adapt(now time.Time) {
-	size, took := g.size.Load(), g.sample.took/time.Duration(max(g.sample.n, 1))
-	switch {
-	case len(g.line) < crowd:
-		size = min(g.most, 2*size)
-	case took > goal:
-		size = max(min(least, g.most), size*7/8)
-	case g.sample.n > 0 && took < goal/2:
-		size = min(g.most, size+size/16+1)
-	}
-	g.size.Store(size)
-	g.sample.since, g.sample.took, g.sample.n = now, 0, 0
+// woken goes on where the pace made the line wait.
+func (g *Gate) woken() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.wake = nil
+	g.pace.adapt(time.Now(), len(g.line))
+	g.serve()
 }
 
 // Waiting is how many wait.
@@ -179,6 +246,17 @@ func (g *Gate) Waiting() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.line)
+}
+
+// Pace is how many commands of flows with a backlog are let in, a second; 0: as
+// many as there is room for.
+func (g *Gate) Pace() float64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.pace.on.Load() {
+		return 0
+	}
+	return g.pace.rate
 }
 
 // line is those who wait, as a heap.

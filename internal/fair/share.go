@@ -7,17 +7,21 @@ import (
 )
 
 // Share keeps expensive work to a part of the processors: so much at a time, first
-// come, first served; and while more than patience wait, each place rests for as
-// long as it has worked. Safe for concurrent use; it owns no goroutine.
+// come, first served. While more than patience wait, each place rests for as long as
+// it has worked, with twice as many twice as long, and so on up to longestRest times;
+// without patience it rests that long always.
+// Safe for concurrent use; it owns no goroutine.
 type Share struct {
 	places   chan struct{}
 	patience int64
 	waiting  atomic.Int64
 }
 
+const longestRest = 16
+
 // NewShare returns a share of so many places at a time, at least one.
 func NewShare(places, patience int) *Share {
-	return &Share{places: make(chan struct{}, max(1, places)), patience: int64(patience)}
+	return &Share{places: make(chan struct{}, max(1, places)), patience: int64(max(0, patience))}
 }
 
 // Do runs work when it is its turn, unless ctx ends before.
@@ -32,14 +36,27 @@ func (s *Share) Do(ctx context.Context, work func()) error {
 	}
 	began := time.Now()
 	defer func() {
-		if s.waiting.Load() <= s.patience {
+		rest := s.rest(time.Since(began))
+		if rest == 0 {
 			<-s.places
 			return
 		}
-		time.AfterFunc(time.Since(began), func() { <-s.places })
+		time.AfterFunc(rest, func() { <-s.places })
 	}()
 	work()
 	return nil
+}
+
+// rest is how long a place rests that has worked for so long.
+func (s *Share) rest(worked time.Duration) time.Duration {
+	n := s.waiting.Load()
+	switch {
+	case s.patience == 0:
+		return worked * longestRest
+	case n <= s.patience:
+		return 0
+	}
+	return worked * time.Duration(min(n/s.patience, longestRest))
 }
 
 // Waiting is how many wait.

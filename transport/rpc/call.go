@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/parley-chat/parley"
 	"github.com/parley-chat/parley/internal/fair"
 )
 
@@ -133,12 +135,45 @@ func (g *Gateway) trailer(err error) metadata.MD {
 
 type flowKey struct{}
 
-// flowOf is what the gate knows about the connection that a call came on.
-func flowOf(ctx context.Context) *fair.Flow {
-	if f, ok := ctx.Value(flowKey{}).(*fair.Flow); ok {
+// flow is what there is to know about a connection's demands.
+type flow struct {
+	fair.Flow
+	under atomic.Int32 // calls that wait for their turn or have it
+	ended atomic.Int64 // the last of them, nanoseconds since 1970
+}
+
+// flowOf is that of the connection that a call came on.
+func flowOf(ctx context.Context) *flow {
+	if f, ok := ctx.Value(flowKey{}).(*flow); ok {
 		return f
 	}
-	return new(fair.Flow)
+	return new(flow)
+}
+
+// begin takes note of a call, and reports whether it came with another one or
+// right behind it.
+func (f *flow) begin() (backlog bool) {
+	return f.under.Add(1) > 1 || time.Now().UnixNano()-f.ended.Load() < int64(fair.Idle)
+}
+
+func (f *flow) end() {
+	f.ended.Store(time.Now().UnixNano())
+	f.under.Add(-1)
+}
+
+// turn waits until a call may ask something. The error is a status.
+func (g *Gateway) turn(ctx context.Context) error {
+	f := flowOf(ctx)
+	defer f.end()
+	if err := g.cfg.Gate.Turn(ctx, &f.Flow, f.begin()); err != nil {
+		return waited(ctx, err)
+	}
+	return nil
+}
+
+// waited is the status of a call that was given up before it was its turn.
+func waited(ctx context.Context, err error) error {
+	return failure(ctx, parley.Errorf(parley.CodeOverloaded, "given up while it waited for its turn: %v", err))
 }
 
 // follower is told by the server how calls fare.
@@ -149,7 +184,7 @@ func (f follower) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Conte
 // TagConn gives a connection its place to be remembered.
 func (f follower) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
 	ctx = context.WithValue(ctx, connectionKey{}, &connection{})
-	return context.WithValue(ctx, flowKey{}, new(fair.Flow))
+	return context.WithValue(ctx, flowKey{}, new(flow))
 }
 func (f follower) HandleConn(context.Context, stats.ConnStats) {}
 

@@ -149,6 +149,9 @@ func (c *chat) Watch(in *parleyv1.WatchRequest, out grpc.ServerStreamingServer[p
 // watch sends messages until the service's watch ends or sending fails. after
 // becomes the position of the last message sent.
 func (c *chat) watch(ctx context.Context, user string, after *parley.Cursor, out grpc.ServerStreamingServer[parleyv1.WatchResponse]) error {
+	if err := c.g.turn(ctx); err != nil {
+		return err
+	}
 	for m, err := range callOf(ctx).caller.svc.Watch(ctx, user, *after) {
 		if err != nil {
 			return err

@@ -70,9 +70,11 @@ func (s *sessions) close(ctx context.Context, log *slog.Logger) {
 // do runs a command once: numbered by the client, or else by the gateway. The
 // error is a status, for refusals too.
 func (g *Gateway) do(ctx context.Context, c parley.Command, once *parleyv1.Once) (r parley.Result, err error) {
-	pass, err := g.cfg.Gate.Enter(ctx, flowOf(ctx), true)
+	f := flowOf(ctx)
+	defer f.end()
+	pass, err := g.cfg.Gate.Enter(ctx, &f.Flow, f.begin())
 	if err != nil {
-		return r, failure(ctx, parley.Errorf(parley.CodeOverloaded, "given up while it waited for its turn: %v", err))
+		return r, waited(ctx, err)
 	}
 	defer pass.Leave()
 	if once == nil {
@@ -142,6 +144,9 @@ func expiredMeanwhile(r parley.Request) (parley.Result, error) {
 // get asks until there is an answer or ctx ends. The error is a status, for
 // refusals too.
 func (g *Gateway) get(ctx context.Context, q parley.Query) (parley.Result, error) {
+	if err := g.turn(ctx); err != nil {
+		return parley.Result{}, err
+	}
 	for n := 0; ; n++ {
 		r, err := callOf(ctx).caller.svc.Get(ctx, q)
 		if err == nil || !parley.CodeOf(err).Retryable() || !pause.For(ctx, pause.Backoff(n, firstPause, lastPause)) {

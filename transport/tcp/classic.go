@@ -9,7 +9,6 @@ import (
 
 	"github.com/parley-chat/parley"
 	"github.com/parley-chat/parley/internal/fair"
-	"github.com/parley-chat/parley/transport"
 	"github.com/parley-chat/parley/wire"
 )
 
@@ -51,10 +50,6 @@ func newClassic(g *Gateway, nc net.Conn, in *wire.ClassicReader) *classic {
 		timeout: g.cfg.CommandTimeout, stall: g.cfg.IdleTimeout, stalled: func() { nc.Close() },
 	}
 	_, c.reads.exact = nc.(*net.TCPConn)
-	if conn, ok := transport.TCPConn(nc); ok {
-		// The kernel would buffer megabytes for a client that does not read.
-		conn.SetWriteBuffer(g.cfg.Buffered / 2)
-	}
 	c.out = &outbox{nc: nc, timeout: g.cfg.WriteTimeout, limit: g.cfg.Buffered}
 	return c
 }
@@ -163,6 +158,9 @@ func (c *classic) within(ctx context.Context) (context.Context, context.CancelFu
 func (c *classic) get(ctx context.Context, q parley.Query) (r parley.Result, err error) {
 	ctx, cancel := c.within(ctx)
 	defer cancel()
+	if err := c.g.cfg.Gate.Turn(ctx, &c.flow, c.backlog); err != nil {
+		return r, err
+	}
 	err = retry(ctx, func() error {
 		r, err = c.service().Get(ctx, q)
 		return err

@@ -167,7 +167,12 @@ func (c *classic) connect(ctx context.Context, args string) string {
 	svc := c.g.cfg.Service
 	var r parley.Result
 	lookup, cancel := c.within(ctx)
-	err := retry(lookup, func() (err error) {
+	err := c.g.cfg.Gate.Turn(lookup, &c.flow, c.backlog)
+	if err != nil {
+		cancel()
+		return failed
+	}
+	err = retry(lookup, func() (err error) {
 		if secret {
 			if svc, err = c.login(lookup, name, password); err != nil {
 				return err

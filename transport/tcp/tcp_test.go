@@ -52,7 +52,9 @@ func serveOn(t *testing.T, fake *parleytest.Fake, ln net.Listener, cfg tcp.Confi
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- transport.New(transport.Config{}).Serve(ctx, ln, tcp.New(cfg).Handle) }()
+	go func() {
+		done <- transport.New(transport.Config{SocketBuffer: 128 << 10}).Serve(ctx, ln, tcp.New(cfg).Handle)
+	}()
 	w := &world{T: t, fake: fake, addr: ln.Addr().String()}
 	stopped := false
 	w.stop = func() {
