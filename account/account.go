@@ -107,7 +107,6 @@ type Guard struct {
 	cluster  Cluster
 	hasher   *hasher
 	failures *failures
-	suspects *fair.Share // logins after failed ones: one at a time, and not all the time
 	known    *known
 	metrics  metrics
 	sends    *fair.Rates[string] // of users who have logged in, by their key
@@ -122,7 +121,7 @@ type Guard struct {
 func New(cfg Config) *Guard {
 	cfg.setDefaults()
 	return &Guard{
-		cfg: cfg, cluster: cfg.Cluster, hasher: newHasher(cfg), failures: newFailures(cfg), suspects: fair.NewShare(1, 0), known: newKnown(), sends: fair.NewRates[string](cfg.Sends, cfg.Sends),
+		cfg: cfg, cluster: cfg.Cluster, hasher: newHasher(cfg), failures: newFailures(cfg), known: newKnown(), sends: fair.NewRates[string](cfg.Sends, cfg.Sends),
 		metrics: newMetrics(cfg.Metrics), watches: make(map[*watch]struct{}),
 	}
 }
@@ -201,23 +200,11 @@ func (g *Guard) byPassword(ctx context.Context, c parley.Credentials) (*service,
 // verify finds the account that the name and password are of. It takes as long
 // for a user that there is not.
 func (g *Guard) verify(ctx context.Context, c parley.Credentials) (parley.Account, error) {
-	suspect, leave, err := g.failures.enter(ctx, c)
+	leave, err := g.failures.enter(ctx, c)
 	if err != nil {
 		return parley.Account{}, err
 	}
 	defer leave()
-	if !suspect {
-		return g.check(ctx, c)
-	}
-	var a parley.Account
-	if late := g.suspects.Do(ctx, func() { a, err = g.check(ctx, c) }); late != nil {
-		return a, parley.Errorf(parley.CodeOverloaded, "given up while the login waited behind others after failed ones: %v", late)
-	}
-	return a, err
-}
-
-// check compares the password with the account's.
-func (g *Guard) check(ctx context.Context, c parley.Credentials) (parley.Account, error) {
 	a, err := g.cluster.Account(c.User)
 	if err != nil {
 		return a, err
@@ -261,7 +248,7 @@ func (g *Guard) byToken(ctx context.Context, c parley.Credentials) (*service, pa
 	a, err := g.cluster.Account(user)
 	t := findToken(&a, hash)
 	if err == nil && t == nil {
-		_, leave, err := g.failures.enter(ctx, c)
+		leave, err := g.failures.enter(ctx, c)
 		if err != nil {
 			return nil, parley.Identity{}, err
 		}

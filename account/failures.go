@@ -21,7 +21,7 @@ import (
 type failures struct {
 	maxDelay time.Duration
 	forget   time.Duration
-	most     int // that wait from one address; a quarter of it where some have failed
+	most     int // that wait from one address; a quarter of it from one with failures
 	seed     maphash.Seed
 
 	mu      sync.Mutex
@@ -47,20 +47,21 @@ func newFailures(cfg Config) *failures {
 	}
 }
 
-// enter waits as long as a login must, which makes it suspect. Then it may be looked
-// at; leave is to be called afterwards.
-func (f *failures) enter(ctx context.Context, c parley.Credentials) (suspect bool, leave func(), err error) {
+// enter waits as long as a login must. Then it may be looked at; leave is to be
+// called afterwards.
+func (f *failures) enter(ctx context.Context, c parley.Credentials) (leave func(), err error) {
 	f.mu.Lock()
 	now, delay, most := time.Now(), time.Duration(0), f.most
-	for _, k := range f.keys(c) {
-		delay = max(delay, f.delay(k, now))
-	}
-	if delay > 0 {
-		most = max(1, most/4)
+	for i, k := range f.keys(c) {
+		d := f.delay(k, now)
+		delay = max(delay, d)
+		if i == ofAddress && d > 0 {
+			most = max(1, most/4)
+		}
 	}
 	if n := f.waiting[c.Address]; c.Address != "" && n >= most {
 		f.mu.Unlock()
-		return false, nil, parley.Errorf(parley.CodeOverloaded, "%d logins from %s are under way: limit %d", n, c.Address, most)
+		return nil, parley.Errorf(parley.CodeOverloaded, "%d logins from %s are under way: limit %d", n, c.Address, most)
 	}
 	f.waiting[c.Address]++
 	f.mu.Unlock()
@@ -73,9 +74,9 @@ func (f *failures) enter(ctx context.Context, c parley.Credentials) (suspect boo
 	}
 	if delay > 0 && !pause.For(ctx, delay) {
 		leave()
-		return false, nil, parley.Errorf(parley.CodeOverloaded, "given up while the login had to wait because of failed ones: %v", context.Cause(ctx))
+		return nil, parley.Errorf(parley.CodeOverloaded, "given up while the login had to wait because of failed ones: %v", context.Cause(ctx))
 	}
-	return delay > 0, leave, nil
+	return leave, nil
 }
 
 // delay is how long a login waits because of one of its keys. mu is held.
@@ -102,7 +103,10 @@ func (f *failures) add(c parley.Credentials) {
 	}
 }
 
-// keys are the places in the table of a login's address and account.
+// ofAddress is which of keys is the address's.
+const ofAddress = 1
+
+// keys are the places in the table of a login's account and address.
 func (f *failures) keys(c parley.Credentials) []uint64 {
 	user := c.User
 	if c.Token != "" {

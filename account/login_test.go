@@ -342,12 +342,29 @@ func TestManyLogins(t *testing.T) {
 	f := newFailures(Config{MaxWaiting: 8})
 	c := parley.Credentials{User: "ann", Address: "10.0.0.1"}
 	for range 2 {
-		if _, _, err := f.enter(context.Background(), c); err != nil {
+		if _, err := f.enter(context.Background(), c); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, _, err := f.enter(context.Background(), c); parley.CodeOf(err) != parley.CodeOverloaded {
+	if _, err := f.enter(context.Background(), c); parley.CodeOf(err) != parley.CodeOverloaded {
 		t.Errorf("more from one address: %v", err)
+	}
+	f = newFailures(Config{MaxWaiting: 32, MaxDelay: time.Millisecond, Forget: time.Hour})
+	for range free + 1 {
+		f.add(c)
+	}
+	for i := range 2 {
+		if _, err := f.enter(context.Background(), c); err != nil {
+			t.Errorf("login %d from an address with failures: %v", i, err)
+		}
+	}
+	if _, err := f.enter(context.Background(), c); parley.CodeOf(err) != parley.CodeOverloaded {
+		t.Errorf("more from an address with failures: %v", err)
+	}
+	for i := range 8 { // somebody else's failures do not bar the account's owner
+		if _, err := f.enter(context.Background(), parley.Credentials{User: "ann", Address: "10.0.0.2"}); err != nil {
+			t.Errorf("login %d from another address: %v", i, err)
+		}
 	}
 }
 

@@ -131,8 +131,9 @@ type serverConn struct {
 	out  outbox
 	wg   sync.WaitGroup // queries, calls, watches
 
-	flow    fair.Flow // in the gate
-	backlog bool      // frames were there behind the last one; the reading goroutine's own
+	turns   context.Context // of waits in the gate: ends when the draining begins
+	flow    fair.Flow       // in the gate
+	backlog bool            // frames were there behind the last one; the reading goroutine's own
 
 	// Guarded by out.mu.
 	inFlight load             // what is under way
@@ -155,6 +156,7 @@ var errDraining = errors.New("draining")
 func (s *serverConn) run(ctx context.Context) error {
 	// Work goes on for a while after ctx, and ends with the connection.
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	s.turns = ctx
 	if s.cfg.Leadership != nil {
 		s.herald.join(s)
 		defer s.herald.leave(s)

@@ -16,13 +16,13 @@ func (s *serverConn) handle(ctx context.Context, f *wire.Frame) error {
 	}
 	switch f.Kind {
 	case wire.KindGet, wire.KindCall, wire.KindWatch:
-		if err := s.cfg.Gate.Turn(ctx, &s.flow, s.backlog); err != nil {
+		if err := s.cfg.Gate.Turn(s.turns, &s.flow, s.backlog); err != nil {
 			return err
 		}
 	}
 	switch f.Kind {
 	case wire.KindDo:
-		pass, err := s.cfg.Gate.Enter(ctx, &s.flow, s.backlog)
+		pass, err := s.cfg.Gate.Enter(s.turns, &s.flow, s.backlog)
 		if err != nil {
 			return err
 		}
@@ -31,7 +31,7 @@ func (s *serverConn) handle(ctx context.Context, f *wire.Frame) error {
 		}
 		took, err := s.admit(0)
 		if err != nil {
-			pass.Leave()
+			pass.Unasked().Leave()
 			return err
 		}
 		s.svc.Start(ctx, f.Request, s.command(id, took, pass).done)

@@ -415,15 +415,15 @@ func TestCrashLongestLogFirst(t *testing.T) {
 // A member that stood for election at once met the winner of its term, which then
 // was lost. It must forget it, or it will never let anybody else be elected.
 func TestLostWinnerIsForgotten(t *testing.T) {
-	c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = time.Second })
+	c := newCluster(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = 2 * time.Second })
 	winner := c.leader()
 	others := c.others(winner.cfg.Name)
 	behind, ahead := c.nodes[others[0]], c.nodes[others[1]]
 	must(t, winner, parley.CreateUser{Name: "anna"})
-	c.f.isolate(others[0], true)
-	must(t, winner, parley.Send{To: "anna", Body: "x"}) // behind cannot be elected
+	c.sameDigest()
 	term := behind.raft.CurrentTerm()
-	behind.stand()
+	c.f.isolate(others[0], true)
+	behind.stand() // before its heartbeat time-out
 	eventually(t, patience, "a candidate in a term of its own", func() bool { return behind.raft.CurrentTerm() > term })
 	h := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(winner.server), Addr: []byte(winner.cfg.Name)}
 	behind.link.Inject(&raft.AppendEntriesRequest{RPCHeader: h, Term: behind.raft.CurrentTerm()}, behind.quit)
@@ -434,6 +434,7 @@ func TestLostWinnerIsForgotten(t *testing.T) {
 	if state := behind.raft.State(); state != raft.Candidate {
 		t.Fatalf("it is a %v: nothing is tested", state)
 	}
+	must(t, winner, parley.Send{To: "anna", Body: "x"}) // so that behind cannot be elected
 	c.f.isolate(winner.cfg.Name, true)
 	c.f.heal(others[0], others[1])
 	if leader := c.leader(others...); leader != ahead {

@@ -37,15 +37,16 @@ const tick = 200 * time.Millisecond
 func (n *Node) follow(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	var lost raft.ServerAddress
 	for {
 		select {
 		case <-n.leads: // Raft waits for the channel to be read
 		case <-n.seen:
 		case <-ticker.C:
+			lost = n.forgetLeader(lost)
 		case <-ctx.Done():
 			return
 		}
-		n.forgetLeader()
 		n.refreshLeader()
 	}
 }
@@ -55,17 +56,24 @@ func (n *Node) follow(ctx context.Context) {
 // detection) and meets the winner of its term takes note of the leader and remains a
 // candidate, and of candidates Raft does not look whether their leader is silent: if
 // the winner dies before that candidacy is over, this member refuses to all others,
-// for ever, to vote before an election.
-func (n *Node) forgetLeader() {
-	if addr, _ := n.raft.LeaderWithID(); addr == "" || n.raft.State() != raft.Candidate || time.Since(n.raft.LastContact()) < 2*n.cfg.HeartbeatTimeout {
-		return
+// for ever, to vote before an election. It returns that leader; Raft is told when it
+// was so at the last look, too, and listens at this moment.
+func (n *Node) forgetLeader(before raft.ServerAddress) (lost raft.ServerAddress) {
+	addr, _ := n.raft.LeaderWithID()
+	if addr == "" || n.raft.State() != raft.Candidate || time.Since(n.raft.LastContact()) < 2*n.cfg.HeartbeatTimeout {
+		return ""
 	}
-	n.stand()
+	if addr == before {
+		n.link.Offer(standNow())
+	}
+	return addr
 }
 
 // stand has this node stand for election at once. Raft then has no leader.
-func (n *Node) stand() {
-	n.link.Inject(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}, n.quit)
+func (n *Node) stand() { n.link.Inject(standNow(), n.quit) }
+
+func standNow() *raft.TimeoutNowRequest {
+	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
 }
 
 // refreshLeader asks Raft who leads.

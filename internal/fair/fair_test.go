@@ -135,7 +135,7 @@ func TestGateHasAPace(t *testing.T) {
 		if most := float64(time.Second / each); rate < most/4 {
 			t.Errorf("floods are let in at %.0f a second of %.0f", rate, most)
 		}
-		time.Sleep(3 * patience)
+		time.Sleep(2 * linger)
 		done.Store(0)
 		time.Sleep(time.Second)
 		if most := int64(time.Second / each); done.Load() < most*99/100 || g.Pace() != 0 {
@@ -198,7 +198,7 @@ func TestExcused(t *testing.T) {
 		pairs.excused(false)
 		pairs.excused(true)
 	}
-	for i := range mostCredit / excuse {
+	for i := range (mostCredit + excuse) / excuse {
 		if excused, _ := modest.excused(true); !excused {
 			t.Fatalf("not excused after %d times", i)
 		}
@@ -241,7 +241,7 @@ func TestGateElsewhere(t *testing.T) {
 			t.Error("there is no pace")
 		}
 		leads.Store(true)
-		time.Sleep(5 * time.Second)
+		time.Sleep(2 * linger)
 		if g.Pace() != 0 {
 			t.Errorf("the pace is %.0f, and nobody is there who sends now and then", g.Pace())
 		}

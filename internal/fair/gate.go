@@ -47,17 +47,18 @@ const Idle = 100 * time.Microsecond
 // Flow is what a gate knows about a connection. The zero value is a new one.
 type Flow struct {
 	next   uint64       // earliest start of its next command; guarded by Gate.mu
-	credit atomic.Int32 // from 0 to mostCredit
+	credit atomic.Int32 // more than a new one has: from -excuse to mostCredit
 	seen   atomic.Int64 // the pace's epoch when it last had a backlog
 }
 
 // A flow that sends now and then seems to have a backlog when its commands were held
 // up on their way, or in the gate. It is not taken for a flood at once: each of its
 // commands without a backlog earns it a credit, and one with a backlog that costs
-// several of them counts as one without.
+// several of them counts as one without. A new flow has enough for one. One that has
+// earned enough for another sends now and then.
 const (
-	mostCredit = 64
-	excuse     = 4 // what that costs; a flow that has as much sends now and then
+	excuse     = 4           // what that costs
+	mostCredit = 64 - excuse // beside what a new one has
 )
 
 // excused takes note of a command, and reports whether it counts as one without a
@@ -67,12 +68,10 @@ func (f *Flow) excused(backlog bool) (excused, modest bool) {
 	switch {
 	case !backlog && n < mostCredit:
 		f.credit.Store(n + 1)
-	case backlog && n >= excuse:
-		f.credit.Store(n - excuse)
-	case backlog && n > 0:
-		f.credit.Store(0)
+	case backlog && n > -excuse:
+		f.credit.Store(max(n-excuse, -excuse))
 	}
-	return !backlog || n >= excuse, n >= excuse
+	return !backlog || n >= 0, n >= excuse
 }
 
 // Pass is the permission to have a command under way.
@@ -99,8 +98,9 @@ type turn struct {
 // has the line in which commands are under way, or sends them to one that has it;
 // nil: it has.
 func NewGate(most int, leads func() bool) *Gate {
-	g := &Gate{most: int64(most), leads: leads, now: credit, pace: pace{best: first}}
+	g := &Gate{most: int64(most), leads: leads, now: credit, pace: pace{start: time.Now()}}
 	g.pace.epoch.Store(1)
+	g.pace.best.Store(int64(first))
 	return g
 }
 
@@ -202,8 +202,7 @@ func (p Pass) Leave() {
 	g.in.Add(-1) // before the look at the line: who has joined it since has seen this
 	looked := false
 	if !p.since.IsZero() {
-		now := time.Now()
-		looked = g.pace.sample(now, now.Sub(p.since))
+		looked = g.pace.sample(time.Since(p.since))
 	}
 	if !looked && g.waiting.Load() == 0 {
 		return
@@ -211,7 +210,7 @@ func (p Pass) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if looked {
-		g.pace.adapt(time.Now(), len(g.line))
+		g.pace.adapt(len(g.line))
 	}
 	g.serve()
 }
@@ -237,7 +236,7 @@ func (g *Gate) woken() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.wake = nil
-	g.pace.adapt(time.Now(), len(g.line))
+	g.pace.adapt(len(g.line))
 	g.serve()
 }
 

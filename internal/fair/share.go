@@ -8,8 +8,7 @@ import (
 
 // Share keeps expensive work to a part of the processors: so much at a time, first
 // come, first served. While more than patience wait, each place rests for as long as
-// it has worked, with twice as many twice as long, and so on up to longestRest times;
-// without patience it rests that long always.
+// it has worked, with twice as many twice as long, and so on up to longestRest times.
 // Safe for concurrent use; it owns no goroutine.
 type Share struct {
 	places   chan struct{}
@@ -19,9 +18,9 @@ type Share struct {
 
 const longestRest = 16
 
-// NewShare returns a share of so many places at a time, at least one.
+// NewShare returns a share of so many places at a time; both are at least one.
 func NewShare(places, patience int) *Share {
-	return &Share{places: make(chan struct{}, max(1, places)), patience: int64(max(0, patience))}
+	return &Share{places: make(chan struct{}, max(1, places)), patience: int64(max(1, patience))}
 }
 
 // Do runs work when it is its turn, unless ctx ends before.
@@ -50,10 +49,7 @@ func (s *Share) Do(ctx context.Context, work func()) error {
 // rest is how long a place rests that has worked for so long.
 func (s *Share) rest(worked time.Duration) time.Duration {
 	n := s.waiting.Load()
-	switch {
-	case s.patience == 0:
-		return worked * longestRest
-	case n <= s.patience:
+	if n <= s.patience {
 		return 0
 	}
 	return worked * time.Duration(min(n/s.patience, longestRest))

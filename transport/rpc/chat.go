@@ -81,9 +81,7 @@ func (c *chat) Ack(ctx context.Context, in *parleyv1.AckRequest) (*parleyv1.AckR
 	cmd := parley.Ack{User: in.GetUser(), UpTo: fromCursor(in.GetUpTo())}
 	var err error
 	if in.GetOnce() == nil { // it says the same thing each time, and needs no session
-		var r parley.Result
-		r, err = c.g.repeat(ctx, parley.Request{Command: cmd})
-		_, err = outcome(ctx, r, err)
+		_, err = c.g.bare(ctx, cmd)
 	} else {
 		_, err = c.g.do(ctx, cmd, in.GetOnce())
 	}
@@ -94,16 +92,15 @@ func (c *chat) Ack(ctx context.Context, in *parleyv1.AckRequest) (*parleyv1.AckR
 }
 
 func (c *chat) OpenSession(ctx context.Context, _ *parleyv1.OpenSessionRequest) (*parleyv1.OpenSessionResponse, error) {
-	r, err := c.g.repeat(ctx, parley.Request{Command: parley.OpenSession{}})
-	if r, err = outcome(ctx, r, err); err != nil {
+	r, err := c.g.bare(ctx, parley.OpenSession{})
+	if err != nil {
 		return nil, err
 	}
 	return &parleyv1.OpenSessionResponse{SessionId: uint64(r.Session)}, nil
 }
 
 func (c *chat) CloseSession(ctx context.Context, in *parleyv1.CloseSessionRequest) (*parleyv1.CloseSessionResponse, error) {
-	r, err := c.g.repeat(ctx, parley.Request{Command: parley.CloseSession{Session: parley.SessionID(in.GetSessionId())}})
-	if _, err = outcome(ctx, r, err); err != nil {
+	if _, err := c.g.bare(ctx, parley.CloseSession{Session: parley.SessionID(in.GetSessionId())}); err != nil {
 		return nil, err
 	}
 	return &parleyv1.CloseSessionResponse{}, nil

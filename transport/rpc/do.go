@@ -87,6 +87,16 @@ func (g *Gateway) do(ctx context.Context, c parley.Command, once *parleyv1.Once)
 	return outcome(ctx, r, err)
 }
 
+// bare runs a command that needs no number, since repeating it is harmless. The
+// error is a status, for refusals too.
+func (g *Gateway) bare(ctx context.Context, c parley.Command) (parley.Result, error) {
+	if err := g.turn(ctx); err != nil {
+		return parley.Result{}, err
+	}
+	r, err := g.repeat(ctx, parley.Request{Command: c})
+	return outcome(ctx, r, err)
+}
+
 // outcome turns refusals and non-answers into statuses.
 func outcome(ctx context.Context, r parley.Result, err error) (parley.Result, error) {
 	switch {

@@ -155,7 +155,7 @@ func (c *classic) list(ctx context.Context, pattern string) string {
 		if !r.More || len(r.Names) == 0 {
 			return answered
 		}
-		q.After = r.Names[len(r.Names)-1]
+		q.After, c.backlog = r.Names[len(r.Names)-1], true
 	}
 }
 
@@ -172,6 +172,7 @@ func (c *classic) connect(ctx context.Context, args string) string {
 		cancel()
 		return failed
 	}
+	c.backlog = false // it has had its turn, with all that belongs to it
 	err = retry(lookup, func() (err error) {
 		if secret {
 			if svc, err = c.login(lookup, name, password); err != nil {

@@ -146,6 +146,14 @@ func (t *Transport) Inject(command any, stop <-chan struct{}) {
 	}
 }
 
+// Offer does so if Raft waits for messages at this moment.
+func (t *Transport) Offer(command any) {
+	select {
+	case t.out <- raft.RPC{Command: command, RespChan: make(chan raft.RPCResponse, 1)}:
+	default:
+	}
+}
+
 func (t *Transport) relay() {
 	defer close(t.queue)
 	for {
