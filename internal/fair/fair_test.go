@@ -189,6 +189,45 @@ func TestGateWithoutPace(t *testing.T) {
 	}
 }
 
+// A question needs no place among the commands; a flood of questions has the pace.
+func TestTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGate(1, nil)
+		var f, flood Flow
+		pass, err := g.Enter(t.Context(), &f, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Turn(t.Context(), &f, false); err != nil {
+			t.Errorf("a question beside a full gate: %v", err)
+		}
+		pass.Leave()
+		g.pace.on.Store(true)
+		g.pace.rate = slowest
+		flood.excused(true) // its only excuse
+		began := time.Now()
+		for range 200 {
+			g.pace.last.Store(int64(time.Since(g.pace.start))) // nobody looks at the pace
+			if err := g.Turn(t.Context(), &flood, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took < 900*time.Millisecond || took > 1100*time.Millisecond {
+			t.Errorf("200 questions of a flood took %v at a pace of %.0f", took, slowest)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := g.Turn(ctx, &flood, true); err == nil {
+			if err = g.Turn(ctx, &flood, true); err == nil {
+				t.Error("it waits for nothing")
+			}
+		}
+		if g.in.Load() != 0 || g.Waiting() != 0 {
+			t.Errorf("at rest, %d are in, %d wait", g.in.Load(), g.Waiting())
+		}
+	})
+}
+
 // A flow that sends now and then is excused when it seems to have a backlog, for a
 // while; one that sends two at a time is not.
 func TestExcused(t *testing.T) {

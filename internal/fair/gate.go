@@ -122,6 +122,29 @@ func (g *Gate) Enter(ctx context.Context, f *Flow, backlog bool) (Pass, error) {
 	if g.waiting.Load() == 0 && !(backlog && g.pace.on.Load()) && g.enter() {
 		return g.admitted(pass, backlog), nil
 	}
+	return g.wait(ctx, f, pass, backlog)
+}
+
+// Turn waits for what takes no place among the commands: questions, logins, watches.
+// It is only a flood of them that waits, and only while floods have a pace.
+func (g *Gate) Turn(ctx context.Context, f *Flow, backlog bool) error {
+	if g == nil {
+		return nil
+	}
+	if excused, _ := f.excused(backlog); excused {
+		return nil
+	}
+	g.pace.want(f)
+	if !g.pace.on.Load() {
+		return nil
+	}
+	pass, err := g.wait(ctx, f, Pass{g: g}, true)
+	pass.Unasked().Leave()
+	return err
+}
+
+// wait is the slow part of Enter: there is somebody else, or no room, or a pace.
+func (g *Gate) wait(ctx context.Context, f *Flow, pass Pass, backlog bool) (Pass, error) {
 	g.mu.Lock()
 	g.waiting.Add(1) // from here on, who leaves looks at the line
 	if len(g.line) == 0 && g.admit(backlog) {
@@ -152,14 +175,6 @@ func (g *Gate) Enter(ctx context.Context, f *Flow, backlog bool) (Pass, error) {
 		return Pass{}, context.Cause(ctx)
 	}
 	return g.admitted(pass, backlog), nil // let in at the same moment
-}
-
-// Turn waits as Enter does, for what takes no place among the commands: questions,
-// logins, watches. A flood of them is let in at the pace of all floods.
-func (g *Gate) Turn(ctx context.Context, f *Flow, backlog bool) error {
-	pass, err := g.Enter(ctx, f, backlog)
-	pass.Unasked().Leave()
-	return err
 }
 
 // admitted is the pass of one who has been let in. Where the line is another
