@@ -269,8 +269,8 @@ func TestTLS(t *testing.T) {
 		t.Errorf("framed: %+v, %v", r, err)
 	}
 
-	plain := w.dial() // no handshake
 	begin := time.Now()
+	plain := w.dial() // no handshake
 	plain.gone()
 	if d := time.Since(begin); d < time.Second {
 		t.Errorf("closed after %v", d)

@@ -77,6 +77,7 @@ var (
 var (
 	errRefused = errors.New("this node is stopping")
 	errServer  = errors.New("message is for another server of this name: its data was replaced")
+	errDeposed = errors.New("message of a former leader with what it has got from a newer one")
 )
 
 // retryEvery is how often delivery to an unreachable follower is tried. Raft
@@ -349,6 +350,9 @@ func (t *Transport) accept(command any) error {
 		return fmt.Errorf("%w (it is for %q, this is %q)", errServer, server, t.cfg.Server)
 	}
 	h.Addr = addr
+	if term, newest := terms(command); newest > term {
+		return fmt.Errorf("%w (of term %d, with an entry of term %d)", errDeposed, term, newest)
+	}
 	if a, ok := command.(*raft.AppendEntriesRequest); ok {
 		for _, e := range a.Entries {
 			if len(e.Extensions) == 0 {
@@ -361,6 +365,23 @@ func (t *Transport) accept(command any) error {
 		}
 	}
 	return nil
+}
+
+// terms returns the term of a message that brings entries, and the newest of theirs.
+// A leader's entries are not newer than its term. But the last message of one that
+// was deposed while it waited for an answer takes entries from its log as it is by
+// then. They are no lies; but this member would store them without having stored
+// their term, which is what damage looks like at the next start.
+func terms(command any) (term, newest uint64) {
+	switch c := command.(type) {
+	case *raft.AppendEntriesRequest:
+		if n := len(c.Entries); n > 0 {
+			return c.Term, c.Entries[n-1].Term
+		}
+	case *raft.InstallSnapshotRequest:
+		return c.Term, c.LastLogTerm
+	}
+	return 0, 0
 }
 
 func header(command any) *raft.RPCHeader {

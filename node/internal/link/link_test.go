@@ -244,6 +244,38 @@ func TestEntriesWaitForTheServer(t *testing.T) {
 	}
 }
 
+// A former leader's last message may have what it has got from its successor: that
+// is not taken from it.
+func TestNewerThanItsLeader(t *testing.T) {
+	arrived := make(chan any, 4)
+	p := newPair(t, func(rpc raft.RPC) {
+		arrived <- rpc.Command
+		ok(rpc)
+	})
+	entries := func(terms ...uint64) error {
+		req := &raft.AppendEntriesRequest{RPCHeader: head(), Term: 3, PrevLogEntry: 1}
+		for i, term := range terms {
+			req.Entries = append(req.Entries, &raft.Log{Index: uint64(2 + i), Term: term})
+		}
+		return p.a.AppendEntries("server-b", "b", req, new(raft.AppendEntriesResponse))
+	}
+	snapshot := func(last uint64) error {
+		req := &raft.InstallSnapshotRequest{RPCHeader: head(), Term: 3, LastLogTerm: last}
+		return p.a.InstallSnapshot("server-b", "b", req, new(raft.InstallSnapshotResponse), strings.NewReader(""))
+	}
+	for what, err := range map[string]error{"entries": entries(2, 3), "a snapshot": snapshot(3)} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		<-arrived
+	}
+	for what, err := range map[string]error{"entries": entries(3, 4), "a snapshot": snapshot(4)} {
+		if !errors.Is(err, errDeposed) || len(arrived) != 0 {
+			t.Errorf("%s of a newer term were taken: %v", what, err)
+		}
+	}
+}
+
 // Entries whose answer does not come in time are sent again, for the same server.
 func TestAnswerTooLate(t *testing.T) {
 	var came atomic.Int64
