@@ -293,35 +293,48 @@ func torn(before, after []byte) []byte {
 // A batch that the machine did not finish writing is forgotten, and nothing else;
 // what is left of it does not get into the next one, which may not be finished either.
 func TestTornStage(t *testing.T) {
-	for range 6 {
-		s, dir := stagedLog(t, 1, 230) // the half has been written before
-		for i := uint64(231); i <= 250; i += 10 {
-			before := killed(t, s, dir)
-			appendEntries(t, s, i, i+9)
-			after := killed(t, s, dir)
-			if !bytes.Equal(before[stableFile], after[stableFile]) {
-				continue // not the only write
-			}
-			left := torn(before[stageFile], after[stageFile])
-			if bytes.Equal(left, after[stageFile]) {
-				continue
-			}
-			again, err := before.with(stageFile, left).reopened(t)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ends(t, again, 1, i-1)
-			dir := filepath.Dir(again.entries.(*stage).f.Name())
-			clean := killed(t, again, dir)
-			appendEntries(t, again, i, i+9)
-			after = killed(t, again, dir)
-			if left := torn(clean[stageFile], after[stageFile]); !bytes.Equal(left, after[stageFile]) {
-				clean.with(stageFile, left).holds(t, 1, i-1)
-			}
-			after.holds(t, 1, i+9)
-			again.Close()
+	for range 12 {
+		s, dir := stagedLog(t, 1, 10)
+		g := s.entries.(*stage)
+		g.body.Lock() // nothing is moved: what is written goes to the newest half, also after a start
+		first := uint64(11)
+		for now := g.now; g.now == now; first += 10 {
+			appendEntries(t, s, first, first+9)
 		}
+		last := first + 9
+		before := readFiles(t, dir)
+		var others []*raft.Log // as long as those that will be there in the end
+		for i := first; i <= last; i++ {
+			e := entry(i)
+			e.Data = bytes.Repeat([]byte("x"), len(e.Data))
+			others = append(others, e)
+		}
+		if err := s.log.StoreLogs(others); err != nil {
+			t.Fatal(err)
+		}
+		after := readFiles(t, dir)
+		g.body.Unlock()
 		s.Close()
+		if !bytes.Equal(before[stableFile], after[stableFile]) {
+			t.Fatal("the staging file is not all that was written to")
+		}
+		left := torn(before[stageFile], after[stageFile])
+		if bytes.Equal(left, after[stageFile]) {
+			continue
+		}
+		again, err := before.with(stageFile, left).reopened(t)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends(t, again, 1, first-1)
+		clean := killed(t, again, filepath.Dir(again.entries.(*stage).f.Name()))
+		appendEntries(t, again, first, last)
+		after = killed(t, again, filepath.Dir(again.entries.(*stage).f.Name()))
+		again.Close()
+		if left := torn(clean[stageFile], after[stageFile]); !bytes.Equal(left, after[stageFile]) {
+			clean.with(stageFile, left).holds(t, 1, first-1)
+		}
+		after.holds(t, 1, last)
 	}
 }
 
