@@ -9,6 +9,8 @@ import (
 	"time"
 )
 
+// Whatever sleeps in these tests does so in virtual time (testing/synctest).
+
 // A flow that wants little hardly waits behind a hundred that want everything,
 // and those share what there is.
 func TestGateIsFair(t *testing.T) {

@@ -1,3 +1,6 @@
+// Package fair shares what is scarce among those who want it: turns for commands
+// among connections, processors among expensive questions, so much a second and so
+// many at a time among users and addresses.
 package fair
 
 import (
@@ -204,8 +207,11 @@ func (g *Gate) admit(backlog bool) bool {
 	if !backlog || !g.pace.on.Load() {
 		return g.enter()
 	}
-	now := time.Now()
-	return g.pace.ready(now) && g.enter() && g.pace.take()
+	if !g.pace.ready(time.Now()) || !g.enter() {
+		return false
+	}
+	g.pace.tokens--
+	return true
 }
 
 // Leave says that the command is not under way any more.

@@ -81,8 +81,6 @@ func (p *pace) ready(now time.Time) bool {
 	return p.tokens >= 1
 }
 
-func (p *pace) take() bool { p.tokens--; return true }
-
 // adapt sets the pace, if it is time. So many wait. Gate.mu is held.
 func (p *pace) adapt(waiting int) {
 	if !p.due(p.n.Load()) {
