@@ -72,6 +72,34 @@ type Service interface {
 	Watch(ctx context.Context, user string, after Cursor) iter.Seq2[Message, error]
 }
 
+// Subscriber is a [Service] whose watches need no goroutine while there is nothing
+// to show: of the memory of an idle connection, a goroutine's stack is most.
+type Subscriber interface {
+	Service
+	// Subscribe is Watch with calls: it returns at once, and show is called with
+	// what Watch yields, by one goroutine after the other, never by two at a time.
+	// It may wait. The call with the error that ends the watch is the last one, and
+	// always comes, unless a call before it has returned false.
+	Subscribe(ctx context.Context, user string, after Cursor, show func(Message, error) bool)
+}
+
+// Subscribe watches a mailbox as [Subscriber] says, with a goroutine for each watch
+// if s is none.
+func Subscribe(ctx context.Context, s Service, user string, after Cursor, show func(Message, error) bool) {
+	if s, ok := s.(Subscriber); ok {
+		s.Subscribe(ctx, user, after, show)
+		return
+	}
+	go func() {
+		for m, err := range s.Watch(ctx, user, after) {
+			if !show(m, err) || err != nil {
+				return
+			}
+		}
+		show(Message{}, Errorf(CodeInterrupted, "the watch ended without a reason"))
+	}()
+}
+
 // Do starts a command and waits for its outcome or for the end of ctx. It does
 // not retry; see [Session].
 func Do(ctx context.Context, s Service, r Request) (Result, error) {

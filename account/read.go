@@ -172,6 +172,24 @@ func (s *service) Watch(ctx context.Context, user string, after parley.Cursor) i
 	}
 }
 
+// Subscribe implements [parley.Subscriber], as Watch does Service.
+func (s *service) Subscribe(ctx context.Context, user string, after parley.Cursor, show func(parley.Message, error) bool) {
+	go func() { // the look before the first message may wait, and end the watch
+		if w := s.newWatch(ctx, user, &after, show); w != nil {
+			parley.Subscribe(w.ctx, s.g.cluster, user, after, w.subscribed)
+		}
+	}()
+}
+
+// subscribed is show for a subscription, which ends with it.
+func (w *watch) subscribed(m parley.Message, err error) bool {
+	more := w.show(m, err)
+	if !more {
+		w.leave()
+	}
+	return more
+}
+
 // newWatch begins the watch of a user's mail, or yields why that is not allowed. Most
 // watches wait all the time; what is needed here only is not on their stacks then.
 //

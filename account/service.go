@@ -22,7 +22,7 @@ type service struct {
 	valid atomic.Uint64 // revision at which the login was last found to be valid, plus 1
 }
 
-var _ parley.Service = (*service)(nil)
+var _ parley.Subscriber = (*service)(nil)
 
 func (s *service) anybody() bool { return s.actor == nil }
 

@@ -109,8 +109,8 @@ func Serve(ctx context.Context, nc net.Conn, br wire.Buffer, cfg ServerConfig) e
 // returns nil when the client closed the connection or ctx ended.
 //
 // The calling goroutine reads; commands are started on it in the order in which
-// they arrive. Another writes while there is something to write. Each query, call
-// and watch has one of its own.
+// they arrive. Another writes while there is something to write. Each query and call
+// has one of its own; messages of watches come on those of the service.
 func (s *Server) Serve(ctx context.Context, nc net.Conn, br wire.Buffer) error {
 	c := &serverConn{Server: s, nc: nc, svc: s.cfg.Service, in: wire.NewFrameReader(br, s.cfg.MaxFrame)}
 	c.out.init(nc, s.cfg.WriteTimeout, &s.buffers)
@@ -138,7 +138,7 @@ type serverConn struct {
 	// Guarded by out.mu.
 	inFlight load             // what is under way
 	watches  map[uint64]*feed // nil until there is one
-	feeding  int              // goroutines that serve watches, those of cancelled ones included
+	feeding  int              // watches of the service, cancelled ones that have not ended included
 	draining bool             // nothing more is read
 	closed   bool             // nothing more is sent
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"sync"
 
 	"github.com/parley-chat/parley"
@@ -14,7 +13,7 @@ import (
 // feed is one watch at the server's end. Its fields are guarded by out.mu.
 type feed struct {
 	credit uint64             // messages that may still be sent
-	cancel context.CancelFunc // ends the service's sequence
+	cancel context.CancelFunc // ends the service's watch
 	over   bool               // nothing more is sent for it
 	more   sync.Cond          // feed waits for credit
 }
@@ -42,26 +41,23 @@ func (s *serverConn) watch(ctx context.Context, f *wire.Frame) error {
 	}
 	s.watches[id] = w
 	s.feeding++
-	messages := s.svc.Watch(ctx, user, after)
-	s.wg.Go(func() {
-		defer cancel()
-		s.feed(id, w, messages)
+	s.wg.Add(1)
+	parley.Subscribe(ctx, s.svc, user, after, func(m parley.Message, err error) bool {
+		if err == nil {
+			err = s.push(id, w, &m)
+		}
+		if err != nil {
+			s.endFeed(id, w, err)
+		}
+		return err == nil
 	})
 	return nil
 }
 
-// feed sends the messages of a watch and at last why it ended.
-func (s *serverConn) feed(id uint64, w *feed, messages iter.Seq2[parley.Message, error]) {
-	err := error(parley.Errorf(parley.CodeInterrupted, "the watch ended"))
-	for m, e := range messages {
-		if e == nil {
-			e = s.push(id, w, &m)
-		}
-		if e != nil {
-			err = e
-			break
-		}
-	}
+// endFeed tells the client why a watch has ended.
+func (s *serverConn) endFeed(id uint64, w *feed, err error) {
+	defer s.wg.Done()
+	defer w.cancel()
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()
 	s.feeding--

@@ -83,7 +83,7 @@ type Node struct {
 	err      atomic.Pointer[error] // why the node failed
 }
 
-var _ parley.Service = (*Node)(nil)
+var _ parley.Subscriber = (*Node)(nil)
 
 // Open starts the member whose data is in cfg.Dir, which is verified first. ctx
 // bounds nothing but the start. A node that is not yet in a cluster bootstraps
@@ -340,6 +340,7 @@ func (n *Node) fatal(err error) {
 			n.link.Refuse()
 		}
 		n.log.Error("this node has failed and stops", "err", err)
+		n.hub.close()
 		close(n.done)
 	})
 }

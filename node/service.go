@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"iter"
 
 	"github.com/parley-chat/parley"
 )
@@ -90,11 +89,6 @@ func (n *Node) get(ctx context.Context, q parley.Query, forward bool) (parley.Re
 	return r, nil
 }
 
-// Watch implements [parley.Service].
-func (n *Node) Watch(ctx context.Context, user string, after parley.Cursor) iter.Seq2[parley.Message, error] {
-	return n.watch(ctx, user, after, true)
-}
-
 // Local is this node without forwarding: what other members' forwarded commands
 // are given to.
 func (n *Node) Local() parley.Service { return local{n} }
@@ -107,8 +101,4 @@ func (l local) Start(ctx context.Context, r parley.Request, done func(parley.Res
 
 func (l local) Get(ctx context.Context, q parley.Query) (parley.Result, error) {
 	return l.n.get(ctx, q, false)
-}
-
-func (l local) Watch(ctx context.Context, user string, after parley.Cursor) iter.Seq2[parley.Message, error] {
-	return l.n.watch(ctx, user, after, false)
 }

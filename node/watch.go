@@ -8,115 +8,170 @@ import (
 	"github.com/parley-chat/parley/fsm"
 )
 
-// watch subscribes first, then finds a point in the log that covers everything
-// acknowledged so far, then shows what is in the mailbox, then what comes: so
-// there is neither a gap nor a repetition. It runs on the caller's goroutine, and
-// while it waits, as most watches do all the time, little is on the stack.
-func (n *Node) watch(ctx context.Context, user string, after parley.Cursor, forward bool) iter.Seq2[parley.Message, error] {
-	return func(yield func(parley.Message, error) bool) {
-		w, err := n.joinHub(ctx, user, forward)
-		if w != nil {
-			defer n.hub.unsubscribe(w)
-		}
-		if err != nil {
-			fail(yield, err)
+// watch is a watch of a mailbox under way. It subscribes first, then finds a point in
+// the log that covers everything acknowledged so far, then shows what is in the
+// mailbox, then what comes: so there is neither a gap nor a repetition.
+type watch struct {
+	n       *Node
+	ctx     context.Context
+	user    string
+	at      parley.Cursor // the last message shown, or where to begin
+	show    func(parley.Message, error) bool
+	forward bool // the point in the log may be asked of the leader
+
+	*watcher
+	unhook func() bool // from the end of ctx; of a subscription
+}
+
+// each is the watch on the caller's goroutine, which waits while there is nothing.
+func (v *watch) each(show func(parley.Message, error) bool) {
+	v.show = show
+	defer v.leave()
+	for more := v.join(nil); more && v.advance(); {
+		v.await(v.ctx)
+	}
+}
+
+// subscribe is the watch on goroutines of its own: one at a time, and none while
+// there is nothing to show.
+func (v *watch) subscribe() {
+	if !v.join(v.run) {
+		v.leave()
+		return
+	}
+	v.unhook = context.AfterFunc(v.ctx, v.rouse)
+	v.run()
+}
+
+// run shows what there is to show.
+func (v *watch) run() {
+	for v.advance() {
+		if v.rest(v.ctx) {
 			return
 		}
-		v := &view{n: n, user: user, at: after, yield: yield}
-		for missed := true; ; {
-			if missed && !v.mailbox(ctx) {
-				return
+	}
+	v.unhook()
+	v.leave()
+}
+
+// join subscribes to the user's mail and finds a point in the log behind all that
+// has been acknowledged. It returns false at the watch's end, like all that follow.
+func (v *watch) join(resume func()) (more bool) {
+	key, _, err := fsm.Fold(v.user)
+	if err != nil {
+		return v.fail(noSuchUser(v.user))
+	}
+	if v.watcher, err = v.n.hub.subscribe(key, resume); err != nil {
+		return v.fail(err)
+	}
+	if err := v.n.readPoint(v.ctx, v.forward); err != nil {
+		return v.fail(err)
+	}
+	return true
+}
+
+// leave ends the subscription, if there is one.
+func (v *watch) leave() {
+	if v.watcher != nil {
+		v.n.hub.unsubscribe(v.watcher)
+	}
+}
+
+// fail ends the watch.
+func (v *watch) fail(err error) (more bool) {
+	v.show(parley.Message{}, err)
+	return false
+}
+
+// advance shows everything that there is to show.
+func (v *watch) advance() (more bool) {
+	for {
+		events, missed, over := v.take()
+		switch {
+		case over:
+			return v.fail(errStopping)
+		case v.ctx.Err() != nil:
+			return v.fail(v.ctx.Err())
+		case missed:
+			if !v.mailbox() {
+				return false
 			}
-			var events []fsm.Event
-			if events, missed, err = w.next(ctx, n); err != nil {
-				fail(yield, err)
-				return
-			}
-			for i := 0; i < len(events) && !missed; i++ {
-				var more bool
-				if more, missed = v.event(&events[i]); !more {
-					return
-				}
+		case len(events) == 0:
+			return true
+		default:
+			if !v.events(events) {
+				return false
 			}
 		}
 	}
 }
 
-// joinHub subscribes to a user's mail and finds a point in the log behind all that
-// has been acknowledged. Who gets a watcher unsubscribes it, also after an error.
-//
-//go:noinline
-func (n *Node) joinHub(ctx context.Context, user string, forward bool) (*watcher, error) {
-	key, _, err := fsm.Fold(user)
-	if err != nil {
-		return nil, noSuchUser(user)
-	}
-	w, err := n.hub.subscribe(key)
-	if err != nil {
-		return nil, err
-	}
-	return w, n.readPoint(ctx, forward)
-}
-
-// fail ends a watch.
-//
-//go:noinline
-func fail(yield func(parley.Message, error) bool, err error) { yield(parley.Message{}, err) }
-
-// view is how far a watch has come.
-type view struct {
-	n     *Node
-	user  string
-	at    parley.Cursor // the last message shown, or where to begin
-	yield func(parley.Message, error) bool
-}
-
-// mailbox shows what is unread beyond v.at. It returns false at the watch's end.
-func (v *view) mailbox(ctx context.Context) bool {
+// mailbox shows what is unread beyond v.at.
+func (v *watch) mailbox() (more bool) {
 	for {
 		r := v.n.fsm.Inbox(parley.Inbox{User: v.user, After: v.at})
 		if !r.Code.IsAnswer() {
-			v.yield(parley.Message{}, r.Err())
-			return false
+			return v.fail(r.Err())
 		}
 		if r.Code != parley.CodeOK || v.at.Incarnation != 0 && v.at.Incarnation != r.Cursor.Incarnation {
-			v.yield(parley.Message{}, noSuchUser(v.user))
-			return false
+			return v.fail(noSuchUser(v.user))
 		}
 		v.at = parley.Cursor{Incarnation: r.Cursor.Incarnation, ID: max(v.at.ID, r.Cursor.ID)}
 		for _, m := range r.Messages {
-			if !v.show(m) {
+			if !v.message(m) {
 				return false
 			}
 		}
 		if !r.More || len(r.Messages) == 0 {
 			return true
 		}
-		if err := ctx.Err(); err != nil {
-			v.yield(parley.Message{}, err)
-			return false
+		if err := v.ctx.Err(); err != nil {
+			return v.fail(err)
 		}
 	}
 }
 
-// event shows a new message. more is false at the watch's end; missed says that
-// the mailbox has to be read again.
-func (v *view) event(e *fsm.Event) (more, missed bool) {
-	switch {
-	case e.Incarnation != v.at.Incarnation:
-		return true, false // of a user who bore the name before
-	case e.Kind == fsm.EventGone:
-		v.yield(parley.Message{}, noSuchUser(v.user))
-		return false, false
-	case e.Message.ID <= v.at.ID:
-		return true, false // shown from the mailbox
-	case e.Message.ID > v.at.ID+1:
-		return true, true
+// events shows new messages.
+func (v *watch) events(events []fsm.Event) (more bool) {
+	for i := range events {
+		switch e := &events[i]; {
+		case e.Incarnation != v.at.Incarnation:
+			// Of a user who bore the name before.
+		case e.Kind == fsm.EventGone:
+			return v.fail(noSuchUser(v.user))
+		case e.Message.ID <= v.at.ID:
+			// Shown from the mailbox.
+		case e.Message.ID > v.at.ID+1:
+			return v.mailbox() // which has the rest too
+		case !v.message(e.Message):
+			return false
+		}
 	}
-	return v.show(e.Message), false
+	return true
 }
 
-func (v *view) show(m parley.Message) bool {
+func (v *watch) message(m parley.Message) (more bool) {
 	v.at = m.Cursor
-	return v.yield(m, nil)
+	return v.show(m, nil)
+}
+
+// watch returns a watch that has not begun.
+func (n *Node) watch(ctx context.Context, user string, after parley.Cursor, forward bool) *watch {
+	return &watch{n: n, ctx: ctx, user: user, at: after, forward: forward}
+}
+
+// Watch implements [parley.Service].
+func (n *Node) Watch(ctx context.Context, user string, after parley.Cursor) iter.Seq2[parley.Message, error] {
+	return func(yield func(parley.Message, error) bool) { n.watch(ctx, user, after, true).each(yield) }
+}
+
+// Subscribe implements [parley.Subscriber].
+func (n *Node) Subscribe(ctx context.Context, user string, after parley.Cursor, show func(parley.Message, error) bool) {
+	v := n.watch(ctx, user, after, true)
+	v.show = show
+	go v.subscribe()
+}
+
+func (l local) Watch(ctx context.Context, user string, after parley.Cursor) iter.Seq2[parley.Message, error] {
+	return func(yield func(parley.Message, error) bool) { l.n.watch(ctx, user, after, false).each(yield) }
 }

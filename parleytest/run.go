@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,8 +13,8 @@ import (
 )
 
 // Run checks that a service with the default [Limits] keeps every promise of
-// [parley.Service] that can be seen through it, and that [parley.Session] works
-// over it. newService is called once and returns a service that is ready; it
+// [parley.Service] that can be seen through it, and that [parley.Session] and
+// [parley.Subscribe] work over it. newService is called once and returns a service that is ready; it
 // cleans up through t. On a quick service Run takes well under a second.
 //
 // Nothing but the promises is assumed: outcomes may come from other goroutines
@@ -63,6 +64,11 @@ func Run(t *testing.T, newService func(t *testing.T) parley.Service) {
 			"SessionClosed":      checkSessionClosed,
 			"EndedContext":       checkEndedContext,
 			"Status":             checkStatus,
+		}
+		for name, check := range checks {
+			if strings.HasPrefix(name, "Watch") {
+				checks["Subscribed"+name] = asSubscribed(check)
+			}
 		}
 		for name, check := range checks {
 			t.Run(name, func(t *testing.T) {

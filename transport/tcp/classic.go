@@ -15,10 +15,10 @@ import (
 // classic serves one classic connection.
 //
 // The handler's goroutine reads frames and runs commands, one after the other.
-// While a user is connected, a second one brings its mail (mail.run). While there
-// is something to be written, a third one writes (outbox.run), and while there is
-// something to be acknowledged, a fourth does that (reads.run). The handler's
-// waits for them all.
+// Others come and go: of the service, with mail for the connected user (mail); one
+// that writes while there is something to be written (outbox.run); and one that
+// acknowledges while there is something to be acknowledged (reads.run). The
+// handler's waits for them all.
 type classic struct {
 	g       *Gateway
 	nc      net.Conn

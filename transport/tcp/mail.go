@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/parley-chat/parley"
@@ -12,7 +11,8 @@ import (
 
 // mail brings the messages of one user to a classic connection: one watch, taken
 // up again where it was when it breaks, so that a change of leader goes
-// unnoticed. The command goroutine starts it, stops it and waits for it.
+// unnoticed. It has no goroutine while there is no mail. The command goroutine
+// starts it, stops it and waits for it.
 type mail struct {
 	c           *classic
 	user        string // as given
@@ -20,7 +20,9 @@ type mail struct {
 	session     *parley.Session // over svc; the connection's, if that is anybody's
 	incarnation parley.Incarnation
 	target      parley.MessageID // the answer to connect goes behind this message
-	after       parley.Cursor    // the last message queued; run's own
+	after       parley.Cursor    // the last message queued; like what follows, of the goroutine that shows
+	watched     parley.Cursor    // where the last watch began
+	failures    int              // of watches in a row that have shown nothing
 
 	stop     context.CancelFunc
 	answer   sync.Once
@@ -42,35 +44,44 @@ func startMail(ctx context.Context, c *classic, user string, svc parley.Service,
 		m.session = parley.NewSession(svc)
 	}
 	m.after.ID = max(m.after.ID, c.queued[m.incarnation])
-	go m.bring(ctx)
+	go m.watch(ctx)
 	return m
 }
 
-// bring is the goroutine. It and all that it calls have little on the stack while
-// they wait, 1,247 bytes together: Go shrinks stacks of 8 KiB to 4 that use less than
-// a quarter, 800 bytes of its own included.
-func (m *mail) bring(ctx context.Context) {
-	m.err = m.run(ctx)
-	m.stop()
-	close(m.ended)
-}
-
-// run queues messages until the user is gone, or the login is not valid any more,
-// or ctx ends.
-func (m *mail) run(ctx context.Context) error {
-	for n := 0; ; n++ {
-		before := m.after.ID
-		err := m.watch(ctx)
-		if m.over(ctx, err) {
-			return err
-		}
-		if m.after.ID != before {
-			n = 0
-		}
-		if !pause.For(ctx, backoff(n)) {
-			return ctx.Err()
+// watch begins to queue messages, as long as the user is there, the login is valid
+// and ctx has not ended.
+func (m *mail) watch(ctx context.Context) {
+	if m.after.ID >= m.target {
+		if err := m.sayOK(ctx); err != nil {
+			m.interrupted(ctx, err)
+			return
 		}
 	}
+	m.watched = m.after
+	parley.Subscribe(ctx, m.svc, m.user, m.after, func(msg parley.Message, err error) bool {
+		if err == nil {
+			err = m.show(ctx, &msg)
+		}
+		if err != nil {
+			go m.interrupted(ctx, err) // the watch ends first, and whoever it is that shows goes home
+		}
+		return err == nil
+	})
+}
+
+// interrupted begins the next watch, unless the one that has ended with err was the last.
+func (m *mail) interrupted(ctx context.Context, err error) {
+	if m.after != m.watched {
+		m.failures = 0
+	}
+	if m.over(ctx, err) || !pause.For(ctx, backoff(m.failures)) {
+		m.err = err
+		m.stop()
+		close(m.ended)
+		return
+	}
+	m.failures++
+	m.watch(ctx)
 }
 
 // over reports whether a watch that has ended with err was the last one.
@@ -86,26 +97,6 @@ func (m *mail) over(ctx context.Context, err error) bool {
 	}
 	m.c.g.log.Debug("watch interrupted", "user", m.user, "after", m.after.ID, "error", err)
 	return false
-}
-
-// watch queues messages until the watch ends.
-func (m *mail) watch(ctx context.Context) error {
-	if m.after.ID >= m.target {
-		if err := m.sayOK(ctx); err != nil {
-			return err
-		}
-	}
-	ended := errors.New("the watch ended without a reason")
-	m.svc.Watch(ctx, m.user, m.after)(func(msg parley.Message, err error) bool {
-		if err == nil {
-			err = m.show(ctx, &msg)
-		}
-		if err != nil {
-			ended = err
-		}
-		return err == nil
-	})
-	return ended
 }
 
 // show queues a message.
