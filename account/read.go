@@ -79,6 +79,8 @@ func (s *service) permitQuery(q parley.Query) (refusal parley.Result, concerns s
 // password: see behind.
 func (s *service) permitReading(user string) (refusal parley.Result, concerns string) {
 	switch {
+	case user == "": // which is nobody's name, and means somebody here
+		return parley.Result{Code: parley.CodeNoSuchUser, Detail: `no user is named ""`}, ""
 	case s.anybody():
 		return parley.Result{}, user
 	case s.self(user):

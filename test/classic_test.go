@@ -106,6 +106,7 @@ func TestClassicConversation(t *testing.T) {
 			b.ask("ok", "delete", u3)
 			b.ask("notok", "send", u3, "nobody")
 			b.ask("notok", "connect", u3)
+			b.ask("notok", "connect", "")
 			b.ask("ok", "create", u3)
 			r.send("connect", u3)
 			r.expect("ok") // no mail of the former user3
