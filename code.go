@@ -103,6 +103,11 @@ func (c Code) NotApplied() bool {
 	return false
 }
 
+// SessionOver reports whether an answer says that the command's session cannot be
+// used: it has ended, or somebody else has declared its numbers answered, whose
+// session it is too. A command that was sent for the first time did not take effect.
+func (c Code) SessionOver() bool { return c == CodeSessionExpired || c == CodeForgotten }
+
 // Error is a non-answer. Compare with [errors.Is] against an *Error of the same
 // Code, or use [CodeOf].
 type Error struct {

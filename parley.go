@@ -49,8 +49,8 @@ type Service interface {
 	// Ack, which says the same thing each time, is harmless to repeat.
 	//
 	// An implementation that sends a command again on its own account answers
-	// [CodeOutcomeUnknown] instead of [CodeSessionExpired] if an earlier try of its
-	// own may have taken effect: the caller takes the latter for "did not".
+	// [CodeOutcomeUnknown] instead of a code that says [Code.SessionOver] if an earlier
+	// try of its own may have taken effect: the caller takes the latter for "did not".
 	//
 	// When ctx ends the implementation may give up and call done with an error;
 	// the command may still take effect afterwards.

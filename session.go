@@ -303,7 +303,7 @@ func (a *attempt) send() {
 // order held.
 func (a *attempt) outcome(r Result, err error) {
 	switch {
-	case err == nil && r.Code != CodeSessionExpired:
+	case err == nil && !r.Code.SessionOver():
 		a.finish(r, nil)
 		return
 	case err != nil && !CodeOf(err).Retryable():
@@ -335,7 +335,7 @@ func (a *attempt) move() {
 	maybe := a.maybe
 	a.s.mu.Unlock()
 	if maybe {
-		a.finish(Result{}, Errorf(CodeOutcomeUnknown, "session %d expired while the command was under way", a.ep.id))
+		a.finish(Result{}, Errorf(CodeOutcomeUnknown, "session %d ended while the command was under way", a.ep.id))
 		return
 	}
 	a.s.submit(a)

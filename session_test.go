@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -252,13 +253,36 @@ func TestSessionResendsTogether(t *testing.T) {
 // TestSessionExpired: commands that cannot have taken effect move to a new
 // session, in order and before later ones; for the others nobody can say.
 func TestSessionExpired(t *testing.T) {
+	testSessionOver(t, func(_ *testing.T, f *parleytest.Fake, _ parley.Request) { f.ExpireSessions() })
+}
+
+// TestSessionPoisoned: nobody owns an anonymous session, and whoever guesses its id can
+// declare answered what was never sent. That is no reason never to work again.
+func TestSessionPoisoned(t *testing.T) {
+	testSessionOver(t, func(t *testing.T, f *parleytest.Fake, last parley.Request) {
+		last.Seq, last.Answered = math.MaxUint64, math.MaxUint64-1
+		last.Command = parley.CreateUser{Name: ","}
+		if r, err := parley.Do(t.Context(), f, last); err != nil || r.Code != parley.CodeBadName {
+			t.Fatal(r, err)
+		}
+	})
+}
+
+func testSessionOver(t *testing.T, end func(t *testing.T, f *parleytest.Fake, last parley.Request)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
 		s := parley.NewSession(f)
+		var last parley.Request
+		f.OnStart(func(r parley.Request) parleytest.Fault {
+			last = r
+			return parleytest.Fault{}
+		})
 		if _, err := s.Do(t.Context(), text("first")); err != nil {
 			t.Fatal(err)
 		}
-		f.ExpireSessions()
+		f.OnStart(nil)
+		end(t, f, last)
 		interrupted := false
 		f.OnStart(func(r parley.Request) parleytest.Fault {
 			switch {

@@ -215,9 +215,9 @@ func (q *queue) outcome(now time.Time, k *call, l *link, r parley.Result, err er
 	case k.state == settled:
 		return false, r, err
 	case err == nil:
-		if r.Code == parley.CodeSessionExpired && k.maybe {
+		if r.Code.SessionOver() && k.maybe {
 			r, err = parley.Result{}, parley.Errorf(parley.CodeOutcomeUnknown,
-				"session %d expired while the command was under way", k.req.Session)
+				"session %d ended while the command was under way", k.req.Session)
 		}
 		k.lane.succeeded(q.window)
 	case k.state != flying || k.link != l:

@@ -191,7 +191,8 @@ func TestQueueSendsAnonymousOnce(t *testing.T) {
 // A session that has expired while a command may have taken effect must not look
 // to the caller as if the command were untouched.
 func TestQueueSessionExpired(t *testing.T) {
-	for _, lost := range []bool{false, true} {
+	for i := range 4 {
+		lost, code := i%2 == 1, []parley.Code{parley.CodeSessionExpired, parley.CodeForgotten}[i/2]
 		g := newRig(t, 100)
 		k := g.start(7, 1, 0)
 		g.take()
@@ -202,8 +203,8 @@ func TestQueueSessionExpired(t *testing.T) {
 		}
 		g.now = g.now.Add(time.Second)
 		g.wantTake("[7/1]")
-		g.outcome(k, g.l, parley.Result{Code: parley.CodeSessionExpired}, nil)
-		want := "session expired"
+		g.outcome(k, g.l, parley.Result{Code: code}, nil)
+		want := code.String()
 		if lost {
 			want = "outcome unknown"
 		}

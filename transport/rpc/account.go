@@ -2,6 +2,8 @@ package rpc
 
 import (
 	"context"
+	"math"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -34,8 +36,8 @@ func (c *chat) IssueToken(ctx context.Context, in *parleyv1.IssueTokenRequest) (
 		return nil, newStatus(parley.CodeBadRequest, "there is no such scope")
 	}
 	if in.GetExpires() != nil {
-		if t.Expires = in.GetExpires().AsTime(); in.GetExpires().CheckValid() != nil || t.Expires.Unix() <= 0 {
-			return nil, newStatus(parley.CodeBadRequest, "expires is not a time after 1970")
+		if t.Expires = in.GetExpires().AsTime(); in.GetExpires().CheckValid() != nil || t.Expires.Unix() <= 0 || t.Expires.Unix() >= math.MaxInt64/int64(time.Second) {
+			return nil, newStatus(parley.CodeBadRequest, "expires is not a time after 1970 and before 2262")
 		}
 	}
 	if _, err := c.g.do(ctx, parley.AddToken{User: in.GetUser(), Token: t}, nil); err != nil {

@@ -49,7 +49,7 @@ func callOf(ctx context.Context) *call {
 func (g *Gateway) begin(ctx context.Context, info *tap.Info) (context.Context, error) {
 	limit := g.cfg.CommandTimeout
 	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(time.Until(deadline)+time.Second, longest) // the deadline comes first
+		limit = min(time.Until(deadline), longest) + time.Second // the deadline comes first
 	}
 	c := &call{method: info.FullMethodName}
 	ctx, c.cancel = context.WithCancelCause(ctx) // its parent is ended by the server

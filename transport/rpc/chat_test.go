@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/parley-chat/parley"
 	parleyv1 "github.com/parley-chat/parley/api/parley/v1"
@@ -186,7 +187,15 @@ func TestBadInput(t *testing.T) {
 		_, err := chat.ListUsers(w.ctx, &parleyv1.ListUsersRequest{Pattern: pattern})
 		w.want(err, codes.InvalidArgument, "BAD_PATTERN")
 	}
-	_, err := chat.Send(w.ctx, &parleyv1.SendRequest{To: "ann", Body: "a\xffb"})
+	for _, year := range []int{1, 1969, 2263, 2700, 9999} {
+		_, err := chat.IssueToken(w.ctx, &parleyv1.IssueTokenRequest{User: "ann", Expires: timestamppb.New(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC))})
+		w.want(err, codes.InvalidArgument, "BAD_REQUEST")
+	}
+	forever, cancel := context.WithTimeout(t.Context(), math.MaxInt64)
+	defer cancel()
+	_, err := chat.Inbox(forever, &parleyv1.InboxRequest{User: "ann"})
+	w.want(err, codes.OK, "")
+	_, err = chat.Send(w.ctx, &parleyv1.SendRequest{To: "ann", Body: "a\xffb"})
 	w.want(err, codes.InvalidArgument, "BAD_TEXT")
 	_, err = chat.CreateUser(w.ctx, &parleyv1.CreateUserRequest{Name: "\xff"})
 	w.want(err, codes.InvalidArgument, "BAD_NAME")

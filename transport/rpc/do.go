@@ -125,7 +125,7 @@ func (g *Gateway) repeat(ctx context.Context, r parley.Request) (parley.Result, 
 	for n := 0; ; n++ {
 		result, err := try()
 		if err == nil {
-			if result.Code == parley.CodeSessionExpired && maybe {
+			if result.Code.SessionOver() && maybe {
 				return expiredMeanwhile(r)
 			}
 			return result, nil

@@ -135,7 +135,8 @@ func (ln *lane) advance(next uint64) {
 			}
 		}
 	} else {
-		for seq := ln.next + 1; seq <= next; seq++ {
+		for seq := ln.next; seq < next; { // next may be the last number there is
+			seq++
 			ln.call(seq)
 		}
 	}
