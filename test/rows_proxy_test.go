@@ -189,6 +189,9 @@ func halfOpen(e *episode, whose side) {
 		e.load.awaitAcks(500)
 	}
 	e.healed()
+	for _, px := range p.by { // nodes keep what is silent for longer than this row takes
+		px.Reset()
+	}
 }
 
 // answersLost lets commands through and not their answers, and then breaks the

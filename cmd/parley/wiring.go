@@ -223,7 +223,7 @@ func (v *server) serveClients(ln net.Listener) {
 		}),
 	}
 	listener := transport.New(transport.Config{
-		MaxConns: c.maxConns, MaxConnsPerIP: c.maxConnsPerIP, SocketBuffer: int(c.buffer / 2), DrainTimeout: c.shutdown / 2,
+		MaxConns: boundConns(c.maxConns, v.log), MaxConnsPerIP: c.maxConnsPerIP, SocketBuffer: int(c.buffer / 2), DrainTimeout: c.shutdown / 2,
 		Logger: v.log, Metrics: v.reg,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -44,8 +44,8 @@ type Episode struct {
 
 // How soon a cluster must be well again when nothing is wrong any more.
 const (
-	electsWithin = 10 * time.Second // commands are answered
-	healsWithin  = 30 * time.Second // no member is behind, all mail is read
+	electsWithin = rpcBreaks + 2*time.Second // commands are answered: all that a leader had sent may be lost in the last cut
+	healsWithin  = 30 * time.Second          // no member is behind, all mail is read
 	startsWithin = 30 * time.Second
 	drains       = 30 * time.Second // what is still under way between processes that are dead; a goroutine that is left then makes the bubble panic
 )
