@@ -380,7 +380,8 @@ func loss(e *episode, percent int, most time.Duration) {
 }
 
 func narrow(e *episode) {
-	n := startNet(e, setting{talk: true})
+	// What four senders have under way takes 10 s at this rate, to two followers.
+	n := startNet(e, setting{talk: true, senders: 2})
 	limit := func(kbit int) {
 		for _, node := range e.Nodes() {
 			if err := n.Limit(node.Name, kbit); err != nil {
