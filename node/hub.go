@@ -89,10 +89,7 @@ func (h *hub) close() {
 	h.closed = true
 	for _, box := range h.boxes {
 		for w := range box {
-			w.mu.Lock()
-			w.over = true
-			w.alert()
-			w.mu.Unlock()
+			w.end()
 		}
 	}
 }
@@ -149,6 +146,14 @@ func (w *watcher) miss() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events, w.bytes, w.missed = nil, 0, true
+	w.alert()
+}
+
+// end makes the watch end.
+func (w *watcher) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
 	w.alert()
 }
 

@@ -14,8 +14,8 @@ import (
 
 // Run checks that a service with the default [Limits] keeps every promise of
 // [parley.Service] that can be seen through it, and that [parley.Session] and
-// [parley.Subscribe] work over it. newService is called once and returns a service that is ready; it
-// cleans up through t. On a quick service Run takes well under a second.
+// [parley.Subscribe] work over it. newService is called once and returns a service
+// that is ready; it cleans up through t. On a quick service Run takes well under a second.
 //
 // Nothing but the promises is assumed: outcomes may come from other goroutines
 // and over a network, retryable errors are retried, and the service may be in
