@@ -87,12 +87,33 @@ func (f *FSM) checkpoint() error {
 // wanted reports whether it is time for a checkpoint.
 func (f *FSM) wanted(g *generation) bool {
 	size := g.memory()
-	return size >= f.due.Load() || g.logged >= f.cfg.ReplayBytes || size >= f.cfg.CheckpointBytes/smallCheckpoint && g.appends()
+	return size >= f.due.Load() || g.logged >= f.cfg.ReplayBytes || f.small(g) && time.Since(g.begun) >= smallEvery
 }
 
-// smallCheckpoint is the part of CheckpointBytes that starts a checkpoint which
-// mainly appends: the less the disk gets at once, the less the log waits for it.
-const smallCheckpoint = 8
+// A checkpoint that mainly appends starts with a small part of CheckpointBytes, but
+// not more often than this: the less the disk gets at once, the less the log waits
+// for it.
+const (
+	smallPart  = 32
+	smallEvery = 200 * time.Millisecond
+)
+
+// small reports whether it costs no more to store the generation now than later.
+func (f *FSM) small(g *generation) bool {
+	return g.memory() >= f.cfg.CheckpointBytes/smallPart && g.appends()
+}
+
+// When nothing has come for a lull, and some part of what starts a checkpoint has
+// changed, one is written: nobody has to wait for it now.
+const (
+	lull     = 250 * time.Millisecond
+	lullPart = 8
+)
+
+// welcome reports whether a checkpoint is better written in a lull than later.
+func (f *FSM) welcome(g *generation) bool {
+	return f.small(g) || g.memory() >= f.due.Load()/lullPart
+}
 
 // setDue decides when the next checkpoint is to be written, if it is not a small
 // one. One writes a page for almost every user that has changed, so that it costs
@@ -120,6 +141,10 @@ func (f *FSM) cut() (*generation, *bbolt.DB, error) {
 	}
 	if f.st.raftMeta == f.st.older.raftMeta { // every change has an index
 		return nil, nil, nil
+	}
+	select {
+	case <-f.wake: // whoever asked for what this one has needs no other
+	default:
 	}
 	return f.st.cut(next), f.st.db, nil
 }

@@ -37,7 +37,7 @@ var ErrClosed = errors.New("state machine is closed")
 type Config struct {
 	Dir string // directory of the checkpoint file; it is created when missing. Required
 
-	CheckpointBytes int64         // about how many changed bytes in memory start a checkpoint; default 32 MiB. An eighth is enough of what is mainly new mail, which is appended. Of the rest, as many as the file has, up to a quarter of MaxDirtyBytes, if that is more. More: fewer and larger ones
+	CheckpointBytes int64         // about how many changed bytes in memory start a checkpoint; default 32 MiB. Of what is mainly new mail, which is appended, a thirty-second part is enough, at most five times a second. Of the rest, as many as the file has, up to a quarter of MaxDirtyBytes, if that is more; but an eighth of that once nothing has come for 250 ms. More: fewer and larger ones
 	MaxDirtyBytes   int64         // changed bytes in memory beyond which apply waits for the checkpoint; default 256 MiB
 	CheckpointEvery time.Duration // longest time that a change stays in memory only; default 30 s
 	ReplayBytes     int64         // log bytes that a restart may have to apply again, beyond which a checkpoint starts; default 256 MiB
@@ -113,6 +113,7 @@ type FSM struct {
 
 	checkpoints sync.Mutex    // held while a checkpoint is written or the state replaced; taken before mu
 	wake        chan struct{} // a checkpoint is wanted
+	lull        *time.Timer   // wants one
 	room        chan struct{} // a checkpoint is done
 	stop        chan struct{} // closed by Close
 	stopped     chan struct{} // closed by the checkpointer
@@ -142,6 +143,8 @@ func Open(cfg Config) (*FSM, error) {
 		failed: make(chan struct{}), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		pace: newPace(cfg), stop: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
 	}
+	f.lull = time.AfterFunc(lull, f.requestCheckpoint)
+	f.lull.Stop()
 	f.snaps = &snapshots{fsm: f}
 	if err := prepare(cfg.Dir, f.path); err != nil {
 		return nil, fmt.Errorf("fsm: %w", err)
@@ -196,6 +199,7 @@ func (f *FSM) Close() error {
 		return nil
 	}
 	defer close(f.closed)
+	f.lull.Stop()
 	close(f.stop)
 	<-f.stopped
 	err := f.checkpoint()

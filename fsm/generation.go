@@ -3,6 +3,7 @@ package fsm
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/parley-chat/parley"
 )
@@ -10,6 +11,7 @@ import (
 // generation is what changed between two checkpoints.
 type generation struct {
 	number   uint64
+	begun    time.Time
 	from     uint64     // position of the first command whose message could be in it
 	mail     arrivals   // messages that came, and are unread
 	read     []uint64   // positions of messages from before that are not unread any more
@@ -50,7 +52,7 @@ const (
 )
 
 func newGeneration(number uint64) *generation {
-	return &generation{number: number, sessions: make(map[parley.SessionID]*session), secrets: make(map[string]string)}
+	return &generation{number: number, begun: time.Now(), sessions: make(map[parley.SessionID]*session), secrets: make(map[string]string)}
 }
 
 // memory is what the generation takes in memory, in bytes, roughly.

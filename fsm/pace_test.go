@@ -1,9 +1,12 @@
 package fsm
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/parley-chat/parley"
 )
 
 // TestPace: with a disk that stores less than what comes, memory does not fill
@@ -54,7 +57,7 @@ func TestPaceBounds(t *testing.T) {
 
 // TestWanted: what only appends is stored in small pieces, other changes in large ones.
 func TestWanted(t *testing.T) {
-	f := start(t, Config{CheckpointBytes: 80_000, CheckpointEvery: time.Hour})
+	f := start(t, Config{CheckpointBytes: smallPart * 10_000, CheckpointEvery: time.Hour})
 	f.due.Store(80_000)
 	for _, c := range []struct {
 		messages, users, read int
@@ -72,8 +75,37 @@ func TestWanted(t *testing.T) {
 			g.change(&account{})
 		}
 		g.read = make([]uint64, c.read)
+		small := c.wanted && g.memory() < 80_000
+		if got := f.wanted(g); got != (c.wanted && !small) {
+			t.Errorf("%+v, a moment after the last checkpoint: wanted %v", c, got)
+		}
+		g.begun = g.begun.Add(-smallEvery)
 		if got := f.wanted(g); got != c.wanted {
 			t.Errorf("%+v: wanted %v", c, got)
 		}
+	}
+}
+
+// TestLull: what has changed is stored as soon as nothing comes any more, unless it
+// is hardly worth it.
+func TestLull(t *testing.T) {
+	f := start(t, Config{CheckpointBytes: smallPart * 10_000, CheckpointEvery: time.Hour})
+	l := newLogger(t, f)
+	l.cmd(parley.CreateUser{Name: "ann"})
+	l.cmd(parley.Send{To: "ann", Body: strings.Repeat("x", 1000)})
+	for range 12 {
+		l.cmd(parley.Send{To: "ann", Body: strings.Repeat("x", 1000)})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := f.stored.wait(ctx, f.Applied()); err != nil {
+		t.Fatalf("nothing is stored from entry %d on, %d were applied: %v", f.stored.get(), f.Applied(), err)
+	}
+	if !f.welcome(&generation{mail: arrivals{bytes: 10_000}}) || f.welcome(&generation{mail: arrivals{bytes: 9_999}}) {
+		t.Error("what is welcome is not what was meant")
+	}
+	f.due.Store(lullPart * 1_000)
+	if !f.welcome(&generation{changed: 1_000, bytes: 1_000}) || f.welcome(&generation{changed: 1_000, bytes: 999}) {
+		t.Error("changes that are welcome are not those that were meant")
 	}
 }

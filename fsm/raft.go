@@ -82,7 +82,12 @@ func (f *FSM) applySome(logs []*raft.Log, responses []any) (n int, err error) {
 		err = st.err
 	}
 	events, index := st.events, st.index
-	wanted := f.wanted(st.active)
+	switch {
+	case f.wanted(st.active):
+		f.requestCheckpoint()
+	case f.welcome(st.active):
+		f.lull.Reset(lull)
+	}
 	f.mu.Unlock()
 
 	if err == nil {
@@ -94,9 +99,6 @@ func (f *FSM) applySome(logs []*raft.Log, responses []any) (n int, err error) {
 		st.events = events[:0] // only this goroutine uses it
 	}
 	f.applied.advance(index)
-	if wanted {
-		f.requestCheckpoint()
-	}
 	if err != nil {
 		f.fail(err)
 	}
