@@ -41,7 +41,8 @@ func (f *FSM) Account(name string) (a parley.Account, err error) {
 	r := f.ask(func(st *state) {
 		a.Time = time.Unix(0, st.now)
 		if user := st.directory.get(key); user != nil {
-			a.Key, a.Name, a.Incarnation = key, user.shown, user.incarnation
+			a.Key, a.Incarnation = key, user.incarnation
+			_, a.Name = st.directory.names(user)
 		}
 		known = a.Key == "" || st.accounts == 0
 		for _, g := range [...]*generation{st.active, st.older} {

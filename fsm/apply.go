@@ -99,7 +99,7 @@ func remove(st *state, o *op) reply {
 	if a == nil {
 		return reply{code: parley.CodeNoSuchUser}
 	}
-	st.events = append(st.events, Event{Kind: EventGone, Key: a.name, Incarnation: a.incarnation})
+	st.events = append(st.events, Event{Kind: EventGone, Key: o.name, Incarnation: a.incarnation})
 	st.removeUser(a)
 	return reply{}
 }
@@ -119,7 +119,7 @@ func send(st *state, o *op) reply {
 		return reply{code: parley.CodeMailboxFull, note: noteBytes, value: lim.MailboxBytes, size: clip(len(o.text))}
 	}
 	m := st.addMail(a, o.pos, o.from, o.text)
-	st.events = append(st.events, Event{Kind: EventMail, Key: a.name, Incarnation: a.incarnation, Message: m.public()})
+	st.events = append(st.events, Event{Kind: EventMail, Key: o.name, Incarnation: a.incarnation, Message: m.public()})
 	return reply{note: noteMessage, value: a.last}
 }
 

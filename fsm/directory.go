@@ -1,165 +1,255 @@
 package fsm
 
-import (
-	"hash/maphash"
-	"strings"
-)
+import "hash/maphash"
 
-// account is a user and where its unread mail is.
+// account is a user and where its unread mail is. It has no pointers: see
+// directory, which knows its names.
 type account struct {
-	name string // folded
 	user
-	mail       positions // of the messages after the cursor, up to last
-	generation uint64    // number of the last one that has a change of the record,
-	place      uint32    // and where in it
-	next       uint32    // the next account whose name has the same hash, plus 1; 0: none
+	few        [3]uint64 // positions of the messages after the cursor, up to last
+	many       uint32    // number of the queue of all of them, plus 1, once they are more; else 0
+	n          uint8     // so many are in few
+	key, shown uint8     // bytes of the folded and of the shown name; no shown ones if both are the same
+	texts      uint32    // where they are in the room, one behind the other
+	number     uint32
+	place      uint32 // in the generation below
+	generation uint64 // number of the last one that has a change of the record
 }
 
-// directory is all users. They lie in rooms and refer to each other by numbers,
-// because there may be millions: the garbage collector follows every pointer
-// again and again, and a million of them in a map of strings and pointers took
-// half of the processor time of a busy node.
+// directory is all users. There may be millions, and the garbage collector
+// follows every pointer again and again; so they lie in rooms, refer to each
+// other and to what they need by numbers, and are found by an index of numbers.
 type directory struct {
-	rooms [][]account
-	free  []uint32          // numbers of accounts that are not used
-	first map[uint64]uint32 // number of the first account by the hash of its name
-	hash  func(name string) uint64
+	rooms  []*room
+	made   uint32           // accounts in all rooms
+	free   []uint32         // numbers of those that are not used
+	index  [256]table       // by the highest byte of the hash: a table that grows holds nobody up for long
+	queues []*queue[uint64] // of mailboxes with many messages
+	unused []uint32         // numbers of queues
+	hash   func(name string) uint64
 }
 
 const roomAccounts = 256
 
+// room is accounts and their names. Pointers come first: behind the last one the
+// garbage collector does not look.
+type room struct {
+	texts    []byte
+	gone     int // bytes of them that nobody has any more
+	accounts [roomAccounts]account
+}
+
 func newDirectory() *directory {
 	seed := maphash.MakeSeed()
-	return &directory{
-		first: make(map[uint64]uint32),
-		hash:  func(name string) uint64 { return maphash.String(seed, name) },
-	}
+	return &directory{hash: func(name string) uint64 { return maphash.String(seed, name) }}
 }
 
 func (t *directory) at(number uint32) *account {
-	return &t.rooms[number/roomAccounts][number%roomAccounts]
+	return &t.rooms[number/roomAccounts].accounts[number%roomAccounts]
 }
 
 // get finds a user by its folded name; nil if there is none. The account stays
 // where it is until it is removed.
 func (t *directory) get(name string) *account {
-	number, ok := t.first[t.hash(name)]
-	for ok {
-		a := t.at(number)
-		if a.name == name {
-			return a
-		}
-		number, ok = a.next-1, a.next > 0
+	in, slot := t.find(name)
+	if slot < 0 {
+		return nil
 	}
-	return nil
+	return t.at(in.number(slot))
 }
 
-// add adds a user that is not there yet. The strings are copied.
-func (t *directory) add(name, shown string, u user) *account {
-	if u.shown = strings.Clone(name); shown != name {
-		u.shown = strings.Clone(shown)
+// find returns where the index has a user; a negative slot if there is none.
+func (t *directory) find(name string) (in *table, slot int) {
+	sum := t.hash(name)
+	in = &t.index[sum>>56]
+	if in.used == 0 {
+		return in, -1
 	}
-	number := t.unused()
-	a := t.at(number)
-	*a = account{name: u.shown, user: u}
+	for i := in.home(uint32(sum)); in.slots[i] != 0; i = in.next(i) {
+		if in.sum(i) != uint32(sum) {
+			continue
+		}
+		number := in.number(i)
+		room := t.rooms[number/roomAccounts]
+		if a := &room.accounts[number%roomAccounts]; string(room.texts[a.texts:][:a.key]) == name {
+			return in, i
+		}
+	}
+	return in, -1
+}
+
+// names returns copies of the folded and the shown name.
+func (t *directory) names(a *account) (name, shown string) {
+	both := string(t.rooms[a.number/roomAccounts].texts[a.texts:][:int(a.key)+int(a.shown)])
+	if name = both[:a.key]; a.shown == 0 {
+		return name, name
+	}
+	return name, both[a.key:]
+}
+
+// add adds a user that is not there yet. The strings, at most maxName bytes each,
+// are copied.
+func (t *directory) add(name, shown string, u user) *account {
+	number := t.vacancy()
+	room := t.rooms[number/roomAccounts]
+	a := &room.accounts[number%roomAccounts]
+	*a = account{user: u, number: number, texts: uint32(len(room.texts)), key: uint8(len(name))}
+	room.texts = append(room.texts, name...)
 	if shown != name {
-		a.name = strings.Clone(name)
+		a.shown = uint8(len(shown))
+		room.texts = append(room.texts, shown...)
 	}
 	sum := t.hash(name)
-	if n, ok := t.first[sum]; ok {
-		a.next = n + 1
-	}
-	t.first[sum] = number
+	t.index[sum>>56].add(uint32(sum), number)
 	return a
 }
 
-// unused returns the number of an account that can be used.
-func (t *directory) unused() uint32 {
+// vacancy returns the number of an account that can be used.
+func (t *directory) vacancy() uint32 {
 	if n := len(t.free); n > 0 {
 		number := t.free[n-1]
 		t.free = t.free[:n-1]
 		return number
 	}
-	n := len(t.rooms)
-	if n == 0 || len(t.rooms[n-1]) == roomAccounts {
-		t.rooms = append(t.rooms, make([]account, 0, roomAccounts))
-		n++
+	if t.made%roomAccounts == 0 {
+		t.rooms = append(t.rooms, new(room))
 	}
-	room := &t.rooms[n-1]
-	*room = append(*room, account{})
-	return uint32((n-1)*roomAccounts + len(*room) - 1)
+	t.made++
+	return t.made - 1
 }
 
-// remove forgets a user.
+// remove forgets a user, whose mail has been dropped.
 func (t *directory) remove(a *account) {
-	sum := t.hash(a.name)
-	number, next := t.first[sum], a.next
-	if t.at(number) == a {
-		if delete(t.first, sum); next > 0 {
-			t.first[sum] = next - 1
-		}
-	} else {
-		before := t.at(number)
-		for t.at(before.next-1) != a {
-			before = t.at(before.next - 1)
-		}
-		number, before.next = before.next-1, next
-	}
+	name, _ := t.names(a)
+	in, slot := t.find(name)
+	in.remove(slot)
+	t.free = append(t.free, a.number)
+	t.rooms[a.number/roomAccounts].clear(a)
+}
+
+// clear makes a place for another account. Texts move together when half of them
+// are nobody's.
+func (r *room) clear(a *account) {
+	r.gone += int(a.key) + int(a.shown)
 	*a = account{}
-	t.free = append(t.free, number)
-}
-
-// positions is a queue of positions, of which few need no memory of their own.
-type positions struct {
-	few  [3]uint64
-	n    uint32         // so many are in few
-	many *queue[uint64] // all of them, once they are more
-}
-
-func (p *positions) len() int {
-	if p.many != nil {
-		return p.many.len()
+	if 2*r.gone <= len(r.texts) {
+		return
 	}
-	return int(p.n)
-}
-
-// at returns the i-th position from the front.
-func (p *positions) at(i int) uint64 {
-	if p.many != nil {
-		return *p.many.at(i)
+	texts := make([]byte, 0, len(r.texts)-r.gone)
+	for i := range r.accounts {
+		a := &r.accounts[i]
+		from := a.texts
+		a.texts = uint32(len(texts))
+		texts = append(texts, r.texts[from:][:int(a.key)+int(a.shown)]...)
 	}
-	return p.few[i]
+	r.texts, r.gone = texts, 0
 }
 
-func (p *positions) push(pos uint64) {
+// waiting is how many positions an account has: its unread messages.
+func (t *directory) waiting(a *account) int {
+	if a.many != 0 {
+		return t.queues[a.many-1].len()
+	}
+	return int(a.n)
+}
+
+// position returns the i-th position from the front.
+func (t *directory) position(a *account, i int) uint64 {
+	if a.many != 0 {
+		return *t.queues[a.many-1].at(i)
+	}
+	return a.few[i]
+}
+
+// push adds the position of a message that has come.
+func (t *directory) push(a *account, pos uint64) {
 	switch {
-	case p.many != nil:
-		p.many.push(pos)
-	case int(p.n) < len(p.few):
-		p.few[p.n] = pos
-		p.n++
+	case a.many != 0:
+		t.queues[a.many-1].push(pos)
+	case int(a.n) < len(a.few):
+		a.few[a.n] = pos
+		a.n++
 	default:
-		p.many = &queue[uint64]{buf: append(append(make([]uint64, 0, 2*len(p.few)+2), p.few[:]...), pos)}
+		q := &queue[uint64]{buf: append(append(make([]uint64, 0, 2*len(a.few)+2), a.few[:]...), pos)}
+		if n := len(t.unused); n > 0 {
+			a.many = t.unused[n-1] + 1
+			t.unused = t.unused[:n-1]
+			t.queues[a.many-1] = q
+		} else {
+			t.queues = append(t.queues, q)
+			a.many = uint32(len(t.queues))
+		}
 	}
 }
 
 // drop removes n positions from the front. Memory of which little is used is
 // given back.
-func (p *positions) drop(n int) {
-	if p.many == nil {
-		p.n = uint32(copy(p.few[:], p.few[n:p.n]))
+func (t *directory) drop(a *account, n int) {
+	if a.many == 0 {
+		a.n = uint8(copy(a.few[:], a.few[n:a.n]))
 		return
 	}
-	p.many.drop(n)
-	switch left := p.many.len(); {
-	case left <= len(p.few):
-		p.n = 0
+	q := t.queues[a.many-1]
+	q.drop(n)
+	switch left := q.len(); {
+	case left <= len(a.few):
+		a.n = uint8(left)
 		for i := range left {
-			p.few[p.n] = *p.many.at(i)
-			p.n++
+			a.few[i] = *q.at(i)
 		}
-		p.many = nil
-	case left < cap(p.many.buf)/8:
-		*p.many = p.many.clone()
+		t.queues[a.many-1] = nil
+		t.unused = append(t.unused, a.many-1)
+		a.many = 0
+	case left < cap(q.buf)/8:
+		*q = q.clone()
 	}
+}
+
+// table is a part of the index: a hash table with open addressing and linear
+// probing. A slot has half of the hash and, below it, the account's number plus 1;
+// an empty one is 0. The number of slots is a power of 2.
+type table struct {
+	slots []uint64
+	used  int
+}
+
+func (t *table) home(sum uint32) int      { return int(sum) & (len(t.slots) - 1) }
+func (t *table) next(slot int) int        { return (slot + 1) & (len(t.slots) - 1) }
+func (t *table) sum(slot int) uint32      { return uint32(t.slots[slot] >> 32) }
+func (t *table) number(slot int) uint32   { return uint32(t.slots[slot]) - 1 }
+func (t *table) ahead(from, slot int) int { return (slot - from) & (len(t.slots) - 1) }
+
+func (t *table) add(sum, number uint32) {
+	if 4*(t.used+1) > 3*len(t.slots) {
+		old := t.slots
+		t.slots = make([]uint64, max(8, 2*len(old)))
+		for _, s := range old {
+			if s != 0 {
+				t.put(s)
+			}
+		}
+	}
+	t.put(uint64(sum)<<32 | uint64(number+1))
+	t.used++
+}
+
+func (t *table) put(s uint64) {
+	i := t.home(uint32(s >> 32))
+	for t.slots[i] != 0 {
+		i = t.next(i)
+	}
+	t.slots[i] = s
+}
+
+// remove empties a slot, and lets those behind it move up that would not be found
+// otherwise.
+func (t *table) remove(slot int) {
+	for i := t.next(slot); t.slots[i] != 0; i = t.next(i) {
+		if t.ahead(t.home(t.sum(i)), i) >= t.ahead(slot, i) {
+			t.slots[slot] = t.slots[i]
+			slot = i
+		}
+	}
+	t.slots[slot] = 0
+	t.used--
 }

@@ -259,8 +259,7 @@ func FuzzRecords(f *testing.F) {
 			}
 		}
 		u, shown, ok := readUser(p)
-		u.shown = string(shown)
-		same("user", ok, u.append(nil))
+		same("user", ok, u.append(nil, string(shown)))
 		m, ok := readMessage(p)
 		same("message", ok, m.append(nil))
 		s, ok := readSession(make([]byte, 8), p)

@@ -35,8 +35,8 @@ type generation struct {
 
 // change is a user's record as it is to be stored.
 type change struct {
-	name string
-	gone bool // the user was deleted
+	name, shown string
+	gone        bool // the user was deleted
 	user
 }
 
@@ -67,7 +67,7 @@ func (g *generation) appends() bool {
 }
 
 // change notes that an account's record, as it is now, must be stored.
-func (g *generation) change(a *account) *change {
+func (g *generation) change(t *directory, a *account) *change {
 	if a.generation != g.number {
 		a.generation = g.number
 		n := len(g.changes)
@@ -77,7 +77,8 @@ func (g *generation) change(a *account) *change {
 		}
 		last := &g.changes[n-1]
 		a.place = uint32((n-1)*roomChanges + len(*last))
-		*last = append(*last, change{name: a.name})
+		name, shown := t.names(a)
+		*last = append(*last, change{name: name, shown: shown})
 		g.changed++
 		g.bytes += costChange
 	}

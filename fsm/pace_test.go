@@ -67,12 +67,12 @@ func TestWanted(t *testing.T) {
 		{messages: 12, users: 8}, {messages: 12, read: 8}, {messages: 85, users: 80, wanted: true}, {users: 300},
 		{users: 80_000/costChange + 1, wanted: true},
 	} {
-		g := newGeneration(1)
+		g, table := newGeneration(1), newDirectory()
 		for i := range c.messages {
 			g.mail.add(uint64(i), head{}, strings.Repeat("x", 1000))
 		}
 		for range c.users {
-			g.change(&account{})
+			g.change(table, table.add("ann", "ann", user{}))
 		}
 		g.read = make([]uint64, c.read)
 		small := c.wanted && g.memory() < 80_000

@@ -121,8 +121,8 @@ func (m *mailbox) look(st *state, name string) {
 		return
 	}
 	skip := int(m.skip())
-	for i := skip; i < min(skip+m.limit, a.mail.len()); i++ {
-		m.page = append(m.page, a.mail.at(i))
+	for i := skip; i < min(skip+m.limit, st.directory.waiting(a)); i++ {
+		m.page = append(m.page, st.directory.position(a, i))
 	}
 	first, _ := slices.BinarySearch(m.page, st.active.from)
 	var copied []byte

@@ -70,7 +70,6 @@ func (b bucket) malformed(key []byte) error {
 // the cursor when all is acknowledged. So mail that comes does not change a stored
 // record.
 type user struct {
-	shown       string
 	incarnation parley.Incarnation
 	last        uint64 // id of the newest message ever
 	cursor      uint64 // messages up to it are acknowledged
@@ -80,11 +79,11 @@ type user struct {
 
 func (u *user) unread() uint64 { return u.last - u.cursor }
 
-func (u *user) append(dst []byte) []byte {
+func (u *user) append(dst []byte, shown string) []byte {
 	for _, v := range [...]uint64{uint64(u.incarnation), u.cursor, u.acked} {
 		dst = binary.AppendUvarint(dst, v)
 	}
-	return append(dst, u.shown...)
+	return append(dst, shown...)
 }
 
 // readUser reads a user's record, as if it had no unread mail, and but for the

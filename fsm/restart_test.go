@@ -20,10 +20,12 @@ func index(f *FSM) string {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	var lines []string
-	for _, room := range f.st.directory.rooms {
-		for i := range room {
-			if a := &room[i]; a.name != "" {
-				lines = append(lines, fmt.Sprintln(a.name, a.user, positionsOf(a)))
+	table := f.st.directory
+	for _, room := range table.rooms {
+		for i := range room.accounts {
+			if a := &room.accounts[i]; a.key != 0 {
+				name, shown := table.names(a)
+				lines = append(lines, fmt.Sprintln(name, shown, a.user, positionsOf(table, a)))
 			}
 		}
 	}
@@ -31,9 +33,9 @@ func index(f *FSM) string {
 	return fmt.Sprintln(lines, f.st.counts)
 }
 
-func positionsOf(a *account) (all []uint64) {
-	for i := range a.mail.len() {
-		all = append(all, a.mail.at(i))
+func positionsOf(t *directory, a *account) (all []uint64) {
+	for i := range t.waiting(a) {
+		all = append(all, t.position(a, i))
 	}
 	return all
 }
@@ -113,8 +115,8 @@ func TestNothingIsLeft(t *testing.T) {
 				}); err != nil {
 					t.Error(err)
 				}
-				if a := f.st.directory.get("bob"); a != nil && a.mail.many != nil {
-					t.Errorf("room for %d positions for an empty mailbox", cap(a.mail.many.buf))
+				if a := f.st.directory.get("bob"); a != nil && a.many != 0 {
+					t.Errorf("room for %d positions for an empty mailbox", cap(f.st.directory.queues[a.many-1].buf))
 				}
 				if f.st.unread != 1 {
 					t.Errorf("%d unread messages", f.st.unread)

@@ -113,17 +113,18 @@ func (st *state) endReading() {
 // addUser adds a user. The strings are copied.
 func (st *state) addUser(name, shown string, inc parley.Incarnation) {
 	a := st.directory.add(name, shown, user{incarnation: inc})
-	st.active.change(a)
-	st.active.rename(nameChange{name: a.name, shown: a.shown})
+	c := st.active.change(st.directory, a)
+	st.active.rename(nameChange{name: c.name, shown: c.shown})
 	st.users++
 }
 
 // removeUser forgets a user and its mail.
 func (st *state) removeUser(a *account) {
-	st.dropLogin(a.name)
-	st.forget(a, a.mail.len())
-	st.active.change(a).gone = true
-	st.active.rename(nameChange{name: a.name, gone: true})
+	st.forget(a, st.directory.waiting(a))
+	c := st.active.change(st.directory, a)
+	c.gone = true
+	st.dropLogin(c.name)
+	st.active.rename(nameChange{name: c.name, gone: true})
 	st.directory.remove(a)
 	st.users--
 }
@@ -136,7 +137,7 @@ func (st *state) addMail(a *account, pos uint64, from int, text string) message 
 	a.sent += uint64(len(text))
 	m := message{head{box: a.incarnation, id: a.last, time: st.now, end: a.sent, from: uint8(from)}, text}
 	st.active.mail.add(pos, m.head, text)
-	a.mail.push(pos)
+	st.directory.push(a, pos)
 	st.unread++
 	return m
 }
@@ -147,13 +148,13 @@ func (st *state) dropMail(a *account, id uint64) {
 	n := id - a.cursor
 	a.acked, a.cursor = st.endOf(a, id), id
 	st.forget(a, int(n))
-	st.active.change(a)
+	st.active.change(st.directory, a)
 }
 
 // forget removes the first n messages of a mailbox.
 func (st *state) forget(a *account, n int) {
 	for i := range n {
-		switch pos := a.mail.at(i); {
+		switch pos := st.directory.position(a, i); {
 		case pos >= st.active.from:
 			st.active.mail.remove(pos)
 		default:
@@ -161,7 +162,7 @@ func (st *state) forget(a *account, n int) {
 			st.active.bytes += costRead
 		}
 	}
-	a.mail.drop(n)
+	st.directory.drop(a, n)
 	st.unread -= uint64(n)
 }
 
@@ -170,7 +171,7 @@ func (st *state) endOf(a *account, id uint64) (end uint64) {
 	if id == a.last {
 		return a.sent
 	}
-	pos := a.mail.at(int(id - a.cursor - 1))
+	pos := st.directory.position(a, int(id-a.cursor-1))
 	var h head
 	var err error
 	switch {

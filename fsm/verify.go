@@ -216,7 +216,7 @@ func (v *verifier) metaRecord(key string, payload []byte) (ok bool, err error) {
 // user makes an account of a user's record, whose mail is still to come.
 func (v *verifier) user(name string, payload []byte) bool {
 	u, shown, ok := readUser(payload)
-	if !ok || v.boxes[u.incarnation] != nil {
+	if !ok || name == "" || len(name) > maxName || len(shown) > maxName || v.boxes[u.incarnation] != nil {
 		return false
 	}
 	v.boxes[u.incarnation] = v.directory.add(name, string(shown), u)
@@ -231,7 +231,7 @@ func (v *verifier) mail(key []byte, h head, size uint64) bool {
 	}
 	pos := beUint64(key)
 	a.last, a.sent = h.id, h.end
-	a.mail.push(pos)
+	v.directory.push(a, pos)
 	return pos < position(v.index+1, 0)
 }
 

@@ -21,7 +21,7 @@ func (g *generation) write(tx *bbolt.Tx) error {
 		if w.key = append(w.key[:0], c.name...); c.gone {
 			w.delete(users, w.key)
 		} else {
-			w.put(users, bucketUsers, w.key, c.user.append(w.value()))
+			w.put(users, bucketUsers, w.key, c.user.append(w.value(), c.shown))
 		}
 	}
 	w.mail(tx.Bucket(bucketMail.name), g)
