@@ -12,10 +12,11 @@ const (
 	EventReset EventKind = 3 // the whole state was replaced: look again
 )
 
-// Event tells what an applied command did to a mailbox.
+// Event tells what an applied command did to a mailbox. Its texts are parts of the
+// entry: copy what is kept, lest it keep all of the entry in memory.
 type Event struct {
 	Kind        EventKind
 	Key         string // the user's folded name, as Fold returns it
 	Incarnation parley.Incarnation
-	Message     parley.Message // EventMail. Its texts are parts of the entry: copy what is kept, lest it keep all of the entry in memory
+	Message     parley.Message // EventMail
 }

@@ -131,11 +131,13 @@ func (w *watcher) offer(e *fsm.Event) bool {
 	case full:
 		w.events, w.bytes, w.missed = nil, 0, true
 	default:
-		w.events = append(w.events, *e)
+		kept := *e
+		kept.Key = w.key // else the texts would keep the whole log entry in memory
+		m := &kept.Message
+		texts := m.From + m.Body
+		m.From, m.Body = texts[:len(m.From)], texts[len(m.From):]
+		w.events = append(w.events, kept)
 		w.bytes += size
-		kept := &w.events[len(w.events)-1].Message
-		texts := kept.From + kept.Body // else they would keep the whole log entry in memory
-		kept.From, kept.Body = texts[:len(kept.From)], texts[len(kept.From):]
 	}
 	w.alert()
 	return !full
