@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -96,6 +97,16 @@ func readLogin(payload string) (*login, bool) {
 		l.tokens = append(l.tokens, readToken(&r))
 	}
 	return l, r.done() && l.incarnation != 0 && l.changed != 0 && l.verifier != ""
+}
+
+// clone returns a copy without parts of the log entry, which would stay in memory.
+func (l *login) clone() *login {
+	c := *l
+	c.verifier, c.tokens = strings.Clone(l.verifier), slices.Clone(l.tokens)
+	for i := range c.tokens {
+		c.tokens[i].label = strings.Clone(c.tokens[i].label)
+	}
+	return &c
 }
 
 func (t *token) append(dst []byte) []byte {
@@ -206,7 +217,7 @@ func (st *state) keepLogin(name string, l *login) {
 
 func (st *state) putLogin(name string, l *login) {
 	st.putRecord(accountKey(name), string(l.append(nil)))
-	st.keepLogin(name, l)
+	st.keepLogin(name, l.clone())
 }
 
 // dropLogin forgets what a user can log in with.

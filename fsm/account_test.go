@@ -2,9 +2,11 @@ package fsm
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/parley-chat/parley"
 )
@@ -111,5 +113,24 @@ func TestRevisionChanges(t *testing.T) {
 	l.do(parley.Request{As: admin, Command: parley.CreateUser{Name: "bob"}})
 	if f.Revision() != before {
 		t.Error("what has nothing to do with accounts changes the revision")
+	}
+}
+
+// TestLoginClone: a login that is kept has no part of the entry that it came with.
+func TestLoginClone(t *testing.T) {
+	l := &login{incarnation: 3, verifier: "verifier", changed: 5, tokens: []token{{label: "label", expires: 7}}}
+	entry := string(l.append(nil))
+	read, ok := readLogin(entry)
+	if !ok || !reflect.DeepEqual(read, l) {
+		t.Fatalf("%+v", read)
+	}
+	kept := read.clone()
+	if !reflect.DeepEqual(kept, l) {
+		t.Errorf("%+v", kept)
+	}
+	for _, s := range [][2]string{{kept.verifier, read.verifier}, {kept.tokens[0].label, read.tokens[0].label}} {
+		if unsafe.StringData(s[0]) == unsafe.StringData(s[1]) {
+			t.Errorf("%q keeps the entry in memory", s[0])
+		}
 	}
 }

@@ -142,8 +142,9 @@ func (f *FSM) cut() (*generation, *bbolt.DB, error) {
 	if f.st.raftMeta == f.st.older.raftMeta { // every change has an index
 		return nil, nil, nil
 	}
+	f.lull.Stop() // whoever wanted what this one has needs no other
 	select {
-	case <-f.wake: // whoever asked for what this one has needs no other
+	case <-f.wake:
 	default:
 	}
 	return f.st.cut(next), f.st.db, nil

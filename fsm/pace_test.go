@@ -101,6 +101,12 @@ func TestLull(t *testing.T) {
 	if err := f.stored.wait(ctx, f.Applied()); err != nil {
 		t.Fatalf("nothing is stored from entry %d on, %d were applied: %v", f.stored.get(), f.Applied(), err)
 	}
+	for range 12 {
+		l.cmd(parley.Send{To: "ann", Body: strings.Repeat("x", 1000)})
+	}
+	if l.checkpoint(); f.lull.Stop() {
+		t.Error("another checkpoint comes after one that was not waited for in a lull")
+	}
 	if !f.welcome(&generation{mail: arrivals{bytes: 10_000}}) || f.welcome(&generation{mail: arrivals{bytes: 9_999}}) {
 		t.Error("what is welcome is not what was meant")
 	}
