@@ -87,7 +87,20 @@ func (f *FSM) checkpoint() error {
 // wanted reports whether it is time for a checkpoint.
 func (f *FSM) wanted(g *generation) bool {
 	size := g.memory()
-	return size >= f.due.Load() || g.logged >= f.cfg.ReplayBytes || f.small(g) && time.Since(g.begun) >= smallEvery
+	return size >= f.due.Load() || g.logged >= f.replay(g) || f.small(g) && time.Since(g.begun) >= smallEvery
+}
+
+// firstPart is the part of ReplayBytes that starts the first checkpoint after a start.
+const firstPart = 32
+
+// replay is how many bytes of entries start a checkpoint. The first one after a start
+// comes early: a node that is killed again and again would otherwise begin further
+// back in the log each time, and need longer and longer, however little has changed.
+func (f *FSM) replay(g *generation) int64 {
+	if g.number == firstGeneration {
+		return f.cfg.ReplayBytes / firstPart
+	}
+	return f.cfg.ReplayBytes
 }
 
 // A checkpoint that mainly appends starts with a small part of CheckpointBytes, but

@@ -40,7 +40,7 @@ type Config struct {
 	CheckpointBytes int64         // about how many changed bytes in memory start a checkpoint; default 32 MiB. Of what is mainly new mail, which is appended, a thirty-second part is enough, at most five times a second. Of the rest, as many as the file has, up to a quarter of MaxDirtyBytes, if that is more; but an eighth of that once nothing has come for 250 ms. More: fewer and larger ones
 	MaxDirtyBytes   int64         // changed bytes in memory beyond which apply waits for the checkpoint; default 256 MiB
 	CheckpointEvery time.Duration // longest time that a change stays in memory only; default 30 s
-	ReplayBytes     int64         // log bytes that a restart may have to apply again, beyond which a checkpoint starts; default 256 MiB
+	ReplayBytes     int64         // log bytes that a restart may have to apply again, beyond which a checkpoint starts; default 256 MiB. The first one after a start comes after a thirty-second part
 	MapBytes        int           // address space for the checkpoint file, which costs no memory; a file that outgrows it makes checkpoints wait for a snapshot that is being sent; default 16 GiB
 
 	// OnEvents is called with what each batch did, in log order, from the apply

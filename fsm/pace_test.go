@@ -67,7 +67,7 @@ func TestWanted(t *testing.T) {
 		{messages: 12, users: 8}, {messages: 12, read: 8}, {messages: 85, users: 80, wanted: true}, {users: 300},
 		{users: 80_000/costChange + 1, wanted: true},
 	} {
-		g, table := newGeneration(1), newDirectory()
+		g, table := newGeneration(2), newDirectory()
 		for i := range c.messages {
 			g.mail.add(uint64(i), head{}, strings.Repeat("x", 1000))
 		}
@@ -113,5 +113,35 @@ func TestLull(t *testing.T) {
 	f.due.Store(lullPart * 1_000)
 	if !f.welcome(&generation{changed: 1_000, bytes: 1_000}) || f.welcome(&generation{changed: 1_000, bytes: 999}) {
 		t.Error("changes that are welcome are not those that were meant")
+	}
+}
+
+// TestFirstCheckpoint: after a start, entries that change little are stored early, so
+// that the next start need not apply them; later ones are not.
+func TestFirstCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	var l *logger
+	for life := range 3 {
+		f := start(t, Config{Dir: dir, ReplayBytes: firstPart * 10_000, CheckpointEvery: time.Hour})
+		if life == 0 {
+			l = newLogger(t, f)
+			l.cmd(parley.CreateUser{Name: "ann"})
+		}
+		l.f = f
+		before := f.stored.get()
+		for id := range parley.MessageID(14) {
+			l.cmd(parley.Send{To: "ann", Body: strings.Repeat("x", 1000)})
+			l.cmd(parley.Ack{User: "ann", UpTo: parley.Cursor{ID: parley.MessageID(14*life) + id + 1}})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		if err := f.stored.wait(ctx, before+1); err != nil {
+			t.Errorf("life %d: nothing is stored behind entry %d: %v", life, before, err)
+		}
+		cancel()
+		g := newGeneration(firstGeneration + 1)
+		if g.logged = firstPart*10_000 - 1; f.wanted(g) {
+			t.Errorf("life %d: a later checkpoint comes as early as the first", life)
+		}
+		f.Close()
 	}
 }

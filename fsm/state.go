@@ -40,10 +40,13 @@ type state struct {
 	err    error   // the storage failed: the state must not be used any more
 }
 
+// firstGeneration is the number of the first one over a checkpoint that was opened.
+const firstGeneration = 1
+
 // newState puts an empty memory over a checkpoint.
 func newState(db *bbolt.DB, c *contents) *state {
 	st := &state{
-		db: db, directory: c.directory, older: newGeneration(0), active: newGeneration(1),
+		db: db, directory: c.directory, older: newGeneration(0), active: newGeneration(firstGeneration),
 		raftMeta: c.raftMeta, counts: c.counts, limits: c.limits, members: c.members, sessions: c.sessions, owned: make(map[uint64]int),
 		policyMeta: c.policyMeta, logins: make(map[string]*login), revision: new(atomic.Uint64),
 	}

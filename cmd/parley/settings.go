@@ -158,7 +158,7 @@ func (c *raftSettings) add(f *pflag.FlagSet) {
 	f.IntVar(&c.inFlight, "entries-in-flight", 4, "most log entries proposed and not yet committed")
 	sizeVar(f, &c.checkpointBytes, "checkpoint-bytes", 32<<20, "about how much changed state in memory starts a checkpoint; a thirty-second part of it, at most five times a second, if that is mainly new mail; an eighth of it once nothing has come for 250 ms; more for a large state, up to a quarter of --dirty-bytes")
 	sizeVar(f, &c.dirtyBytes, "dirty-bytes", 256<<20, "changed state in memory beyond which the log waits for the checkpoint")
-	sizeVar(f, &c.replayBytes, "replay-bytes", 256<<20, "log that a restart may have to apply again, beyond which a checkpoint starts")
+	sizeVar(f, &c.replayBytes, "replay-bytes", 256<<20, "log that a restart may have to apply again, beyond which a checkpoint starts; a thirty-second part of it for the first one after a start")
 	f.DurationVar(&c.checkpointEvery, "checkpoint-every", 30*time.Second, "longest time that a change of the state is in the log only")
 	sizeVar(f, &c.stageBytes, "log-stage-bytes", 16<<20, "--log-store bolt: size of the file that takes the newest log entries")
 	f.Uint64Var(&c.trailing, "trailing-logs", 10240, "log entries kept for followers that lag")
