@@ -21,11 +21,20 @@ func main() { os.Exit(mainCode()) }
 
 // mainCode runs the program with the process's arguments and returns its exit status.
 func mainCode() int {
+	if runsNode(os.Args[1:]) {
+		slacken() // before signals are caught
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal ends the process at once
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	return exitCode(err)
+}
+
+// runsNode reports whether the command line is one of `parley serve`.
+func runsNode(args []string) bool {
+	cmd, _, err := newRootCmd(&app{}).Find(args)
+	return err == nil && cmd.Name() == "serve"
 }
 
 // app is what every command has: the outer world.
