@@ -124,7 +124,7 @@ func (c Config) withDefaults() Config {
 	def(&c.BatchBytes, 256<<10)
 	def(&c.InFlight, 4)
 	def(&c.Watches, 128)
-	def(&c.Lists, max(1, runtime.GOMAXPROCS(0)/2))
+	def(&c.Lists, max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU())/2))
 	def(&c.TrailingLogs, MinTrailingLogs)
 	c.BatchCommands = min(c.BatchCommands, fsm.MaxOps)
 	c.Limits = c.Limits.WithDefaults()

@@ -62,6 +62,7 @@ func serve(ctx context.Context, a *app, s *settings) error {
 		return err
 	}
 	quietGRPC(log)
+	spread()
 	reg := newRegistry()
 	srv := &server{s: s, log: log, reg: reg, trust: trust{reg: reg}}
 	if err := srv.start(ctx); err != nil { // the process ends: there is nobody to clean up for
