@@ -21,9 +21,7 @@ func main() { os.Exit(mainCode()) }
 
 // mainCode runs the program with the process's arguments and returns its exit status.
 func mainCode() int {
-	if runsNode(os.Args[1:]) {
-		slacken() // before signals are caught
-	}
+	slacken(runsNode(os.Args[1:])) // before signals are caught
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal ends the process at once

@@ -2,4 +2,4 @@
 
 package main
 
-func slacken() {}
+func slacken(bool) {}
