@@ -24,7 +24,7 @@ type section struct {
 // sections lists them in the order of the page.
 func sections() []section {
 	return []section{
-		{id: "peers", title: "Beside other systems", limit: 25 * time.Minute, measure: measurePeers},
+		{id: "peers", title: "Beside other systems", limit: 45 * time.Minute, measure: measurePeers},
 		{id: "users", title: "With more users", limit: 7 * time.Minute, measure: measureScale((*scale).byUsers)},
 		{id: "unread", title: "With more unread mail", limit: 7 * time.Minute, measure: measureScale((*scale).byUnread)},
 		{id: "state", title: "With more state", limit: 8 * time.Minute, measure: measureScale((*scale).byState)},

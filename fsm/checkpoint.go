@@ -107,8 +107,8 @@ func (f *FSM) replay(g *generation) int64 {
 // not more often than this: the less the disk gets at once, the less the log waits
 // for it.
 const (
-	smallPart  = 32
-	smallEvery = 200 * time.Millisecond
+	smallPart  = 64
+	smallEvery = 100 * time.Millisecond
 )
 
 // small reports whether it costs no more to store the generation now than later.

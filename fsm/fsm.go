@@ -37,7 +37,7 @@ var ErrClosed = errors.New("state machine is closed")
 type Config struct {
 	Dir string // directory of the checkpoint file; it is created when missing. Required
 
-	CheckpointBytes int64         // about how many changed bytes in memory start a checkpoint; default 32 MiB. Of what is mainly new mail, which is appended, a thirty-second part is enough, at most five times a second. Of the rest, as many as the file has, up to a quarter of MaxDirtyBytes, if that is more; but an eighth of that once nothing has come for 250 ms. More: fewer and larger ones
+	CheckpointBytes int64         // about how many changed bytes in memory start a checkpoint; default 32 MiB. Of what is mainly new mail, which is appended, a sixty-fourth part is enough, at most ten times a second. Of the rest, as many as the file has, up to a quarter of MaxDirtyBytes, if that is more; but an eighth of that once nothing has come for 250 ms. More: fewer and larger ones
 	MaxDirtyBytes   int64         // changed bytes in memory beyond which apply waits for the checkpoint; default 256 MiB
 	CheckpointEvery time.Duration // longest time that a change stays in memory only; default 30 s
 	ReplayBytes     int64         // log bytes that a restart may have to apply again, beyond which a checkpoint starts; default 256 MiB. The first one after a start comes after a thirty-second part

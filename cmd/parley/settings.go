@@ -156,7 +156,7 @@ func (c *raftSettings) add(f *pflag.FlagSet) {
 	f.IntVar(&c.batchCommands, "batch-commands", 1024, "most commands in one log entry")
 	sizeVar(f, &c.batchBytes, "batch-bytes", 256<<10, "a log entry of so many bytes takes no more commands")
 	f.IntVar(&c.inFlight, "entries-in-flight", 4, "most log entries proposed and not yet committed")
-	sizeVar(f, &c.checkpointBytes, "checkpoint-bytes", 32<<20, "about how much changed state in memory starts a checkpoint; a thirty-second part of it, at most five times a second, if that is mainly new mail; an eighth of it once nothing has come for 250 ms; more for a large state, up to a quarter of --dirty-bytes")
+	sizeVar(f, &c.checkpointBytes, "checkpoint-bytes", 32<<20, "about how much changed state in memory starts a checkpoint; a sixty-fourth part of it, at most ten times a second, if that is mainly new mail; an eighth of it once nothing has come for 250 ms; more for a large state, up to a quarter of --dirty-bytes")
 	sizeVar(f, &c.dirtyBytes, "dirty-bytes", 256<<20, "changed state in memory beyond which the log waits for the checkpoint")
 	sizeVar(f, &c.replayBytes, "replay-bytes", 256<<20, "log that a restart may have to apply again, beyond which a checkpoint starts; a thirty-second part of it for the first one after a start")
 	f.DurationVar(&c.checkpointEvery, "checkpoint-every", 30*time.Second, "longest time that a change of the state is in the log only")
