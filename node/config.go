@@ -68,7 +68,7 @@ type Config struct {
 
 	SessionIdle time.Duration // sessions unused for longer expire; default 1 h, must exceed what clients retry for
 
-	HeartbeatTimeout time.Duration // without a word from the leader before an election, for an election, and of a leader's lease; default 350 ms; raise it when hosts or disks stall longer
+	HeartbeatTimeout time.Duration // without a word from the leader before an election, for an election, and of a leader's lease; default 250 ms; raise it when hosts or disks stall longer
 	CommitTimeout    time.Duration // time after which Raft repeats to followers what is committed; default 250 ms
 	DiskTimeout      time.Duration // longest that one operation on the log may take before the node counts as damaged; default 5 s
 	ProposeTimeout   time.Duration // longest that an entry waits for Raft to take it; default 1 s
@@ -113,7 +113,7 @@ const maxAppendEntries = 128
 
 func (c Config) withDefaults() Config {
 	def(&c.SessionIdle, time.Hour)
-	def(&c.HeartbeatTimeout, 350*time.Millisecond)
+	def(&c.HeartbeatTimeout, 250*time.Millisecond)
 	def(&c.CommitTimeout, 250*time.Millisecond)
 	def(&c.DiskTimeout, 5*time.Second)
 	def(&c.ProposeTimeout, time.Second)

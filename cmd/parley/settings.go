@@ -146,7 +146,7 @@ func (c *stateSettings) limits() fsm.Limits {
 
 func (c *raftSettings) add(f *pflag.FlagSet) {
 	f.StringVar(&c.store, "log-store", string(node.LogBolt), "the `store` of the log: bolt or wal; it stays what it was at the first start until 'parley convert-log'")
-	f.DurationVar(&c.heartbeat, "heartbeat-timeout", 350*time.Millisecond, "time without a word from the leader before an election; more where hosts or disks stall longer")
+	f.DurationVar(&c.heartbeat, "heartbeat-timeout", 250*time.Millisecond, "time without a word from the leader before an election; more where hosts or disks stall longer")
 	f.DurationVar(&c.commit, "commit-timeout", 250*time.Millisecond, "time after which followers are told again what is committed")
 	f.DurationVar(&c.disk, "disk-timeout", 5*time.Second, "longest time for one operation on the log; a slower disk counts as broken and ends the node")
 	f.DurationVar(&c.propose, "propose-timeout", time.Second, "longest time that an entry waits to be taken into the log")

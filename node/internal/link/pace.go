@@ -8,7 +8,7 @@ import (
 )
 
 // pace says when a leader's heartbeats go out. Raft would send one to each follower
-// every 35 to 70 ms, at moments of their own, for a time-out of 350 ms: that is most
+// every 25 to 50 ms, at moments of their own, for a time-out of 250 ms: that is most
 // of what an idle leader has to do. Here they go out to all followers at the same
 // moments, every so often, so that both ends wake up less.
 //
