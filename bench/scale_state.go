@@ -118,7 +118,7 @@ func gigabytes(n int) string {
 }
 
 // checkpointRate is the messages per second during which checkpoints are looked at:
-// enough that they come every few seconds, and less than a cluster takes.
+// enough that they come several times a second, and less than a cluster takes.
 const checkpointRate = 5_000
 
 // checkpoints compares the latencies of messages that were under way while a

@@ -104,8 +104,8 @@ func (f *FSM) replay(g *generation) int64 {
 }
 
 // A checkpoint that mainly appends starts with a small part of CheckpointBytes, but
-// not more often than this: the less the disk gets at once, the less the log waits
-// for it.
+// not more often than this: the less is stored at once, the less messages wait for
+// the disk, or for the processor, while it is.
 const (
 	smallPart  = 64
 	smallEvery = 100 * time.Millisecond
