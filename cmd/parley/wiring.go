@@ -63,6 +63,7 @@ func serve(ctx context.Context, a *app, s *settings) error {
 	}
 	quietGRPC(log)
 	spread()
+	quicken()
 	reg := newRegistry()
 	srv := &server{s: s, log: log, reg: reg, trust: trust{reg: reg}}
 	if err := srv.start(ctx); err != nil { // the process ends: there is nobody to clean up for

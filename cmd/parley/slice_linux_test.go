@@ -1,0 +1,42 @@
+package main
+
+import (
+	"errors"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestTimeSlice: all threads of a node ask for a shorter slice than the system's.
+func TestTimeSlice(t *testing.T) {
+	own, err := unix.SchedGetAttr(0, 0)
+	switch {
+	case err != nil:
+		t.Skipf("no scheduling attributes here: %v", err)
+	case own.Policy != unix.SCHED_NORMAL, own.Runtime <= uint64(timeSlice):
+		t.Skipf("policy %d with a slice of %v: nothing to shorten", own.Policy, time.Duration(own.Runtime))
+	}
+	d := startDev(t, t.TempDir(), "--nodes", "1")
+	threads, err := filepath.Glob("/proc/" + d.pids[0] + "/task/*")
+	if err != nil || len(threads) < 3 {
+		t.Fatalf("threads %q: %v", threads, err)
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(filepath.Base(thread))
+		if err != nil {
+			t.Fatal(err)
+		}
+		attr, err := unix.SchedGetAttr(id, 0)
+		switch {
+		case errors.Is(err, syscall.ESRCH): // it has ended
+		case err != nil:
+			t.Fatal(err)
+		case attr.Runtime != uint64(timeSlice) || attr.Nice != own.Nice || attr.Policy != own.Policy:
+			t.Errorf("thread %d has slice %v, nice %d, policy %d; want %v, %d, %d", id, time.Duration(attr.Runtime), attr.Nice, attr.Policy, timeSlice, own.Nice, own.Policy)
+		}
+	}
+}
