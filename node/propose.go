@@ -27,6 +27,7 @@ type proposer struct {
 
 	mu       sync.Mutex
 	queue    []proposal
+	spare    []proposal // empty: memory for the queue, which moves on to entries and comes back
 	bytes    int
 	underWay int // entries
 	closed   bool
@@ -181,7 +182,7 @@ func (p *proposer) propose() {
 	for p.waitForWork() {
 		p.stamp = p.after(p.stamp)
 		e := p.take(&batch)
-		if e.ops == nil && e.after == nil {
+		if len(e.ops) == 0 && e.after == nil {
 			p.settled() // all were answered without the log
 			continue
 		}
@@ -242,6 +243,9 @@ func (p *proposer) take(batch *fsm.Batch) (e entry) {
 		if len(chunk) == 0 {
 			return e
 		}
+		if e.ops == nil {
+			e.ops = chunk[:0] // those that are added go where they are
+		}
 		for i := range chunk {
 			p.add(batch, &e, &chunk[i])
 		}
@@ -262,7 +266,7 @@ func (p *proposer) pop(most, size int) []proposal {
 	chunk := p.queue[:k:k]
 	p.queue = p.queue[k:]
 	if len(p.queue) == 0 {
-		p.queue = nil
+		p.queue, p.spare = p.spare, nil
 	}
 	return chunk
 }
@@ -316,6 +320,17 @@ func (p *proposer) answer() {
 		for i := range e.after {
 			e.after[i].done(parley.Result{}, err)
 		}
+		p.reuse(e.ops)
+	}
+}
+
+// reuse takes back the memory of an entry that has been answered.
+func (p *proposer) reuse(ops []proposal) {
+	clear(ops[:cap(ops)])
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if cap(ops) > cap(p.spare) {
+		p.spare = ops[:0]
 	}
 }
 
