@@ -57,7 +57,8 @@ func haveContainers(ctx context.Context) error {
 }
 
 const steadyIntro = `` + "`parley chaos --steady`" + ` puts as much load on three nodes as they take, while %d further processes do nothing but use the
-processors. Nothing fails: every election would be a spurious one.`
+processors. Nothing fails: every election would be a spurious one, unless the machine itself was not run
+([ADR 64](adr/0064-short-time-slices.md)).`
 
 // burners is how many processes use the processors beside a steady load.
 const burners = 24
