@@ -27,12 +27,8 @@ func TestTimerSlack(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := startDev(t, t.TempDir(), "--nodes", "1")
-			threads, err := filepath.Glob("/proc/" + d.pids[0] + "/task/*")
-			if err != nil || len(threads) < 3 {
-				t.Fatalf("threads %q: %v", threads, err)
-			}
-			for _, thread := range threads {
-				b, err := os.ReadFile("/proc/" + filepath.Base(thread) + "/timerslack_ns")
+			for _, thread := range threadsOf(t, d.pids[0]) {
+				b, err := os.ReadFile("/proc/" + thread + "/timerslack_ns")
 				switch {
 				case errors.Is(err, syscall.EPERM):
 					t.Skip("only who has CAP_SYS_NICE may look at another process's timer slack")
@@ -45,4 +41,17 @@ func TestTimerSlack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// threadsOf returns the ids of a node's threads, of which there are several.
+func threadsOf(t *testing.T, pid string) []string {
+	t.Helper()
+	threads, err := filepath.Glob("/proc/" + pid + "/task/*")
+	if err != nil || len(threads) < 3 {
+		t.Fatalf("threads %q: %v", threads, err)
+	}
+	for i, thread := range threads {
+		threads[i] = filepath.Base(thread)
+	}
+	return threads
 }

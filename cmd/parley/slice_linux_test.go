@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
@@ -21,12 +20,8 @@ func TestTimeSlice(t *testing.T) {
 		t.Skipf("policy %d with a slice of %v: nothing to shorten", own.Policy, time.Duration(own.Runtime))
 	}
 	d := startDev(t, t.TempDir(), "--nodes", "1")
-	threads, err := filepath.Glob("/proc/" + d.pids[0] + "/task/*")
-	if err != nil || len(threads) < 3 {
-		t.Fatalf("threads %q: %v", threads, err)
-	}
-	for _, thread := range threads {
-		id, err := strconv.Atoi(filepath.Base(thread))
+	for _, thread := range threadsOf(t, d.pids[0]) {
+		id, err := strconv.Atoi(thread)
 		if err != nil {
 			t.Fatal(err)
 		}
